@@ -1,0 +1,29 @@
+// `tessera chat`: a conversation in the terminal over gRPC, with history and streaming.
+
+#ifndef TESSERA_CLI_CHAT_H_
+#define TESSERA_CLI_CHAT_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include <CLI/CLI.hpp>
+
+namespace tessera {
+
+struct ChatOptions {
+  std::string address = "127.0.0.1:50051";
+  std::string model;
+  std::string system;
+  std::string once;  // one question, then exit
+  std::optional<float> temperature;
+  std::optional<uint32_t> max_tokens;
+  std::optional<uint64_t> seed;
+};
+
+CLI::App* AddChatCommand(CLI::App& app, ChatOptions& options);
+int RunChat(const ChatOptions& options);
+
+}  // namespace tessera
+
+#endif  // TESSERA_CLI_CHAT_H_

@@ -1,0 +1,72 @@
+// Flags of `tessera serve`. Most go to the coordinator as they are; it checks them.
+
+#include "cli/serve.h"
+
+#include "cli/launcher.h"
+#include "cli/serve_screen.h"
+
+namespace tessera {
+namespace {
+
+struct PassedFlag {
+  const char* name;
+  const char* type;
+  const char* help;
+};
+
+constexpr PassedFlag kPassedFlags[] = {
+    {"--host", "ADDRESS", "Address of the HTTP, gRPC and health doors [127.0.0.1]"},
+    {"--http-port", "PORT", "HTTP port, 0 picks a free one [8000]"},
+    {"--grpc-port", "PORT", "gRPC port, 0 picks a free one [50051]"},
+    {"--health-port", "PORT", "Port of grpc.health.v1 alone, 0 picks a free one [50052]"},
+    {"--dtype", "auto|bfloat16|float32", "Weights and activations [auto: as stored]"},
+    {"--memory", "SIZE", "Most memory one rank may use, e.g. 8GiB [what is free]"},
+    {"--kv-memory", "SIZE", "KV cache of one rank, e.g. 2GiB [1GiB or one whole context]"},
+    {"--context-max", "TOKENS", "Tokens of one sequence [the model's own limit]"},
+    {"--tokens-max", "TOKENS", "Tokens of one step [2048]"},
+    {"--rows-max", "ROWS", "Sequences of one step [256]"},
+    {"--chunk-max", "TOKENS", "Prompt tokens of one sequence in one step [512]"},
+    {"--waiting-max", "REQUESTS", "Requests that may wait before 429 [1024]"},
+    {"--heartbeats-missed-max", "N", "Heartbeats (250 ms) a rank may miss [4]"},
+    {"--drain-seconds", "SECONDS", "How long Ctrl-C waits for open requests [30]"},
+};
+
+}  // namespace
+
+CLI::App* AddServeCommand(CLI::App& app, ServeOptions& options) {
+  CLI::App* command = app.add_subcommand(
+      "serve", "Start a coordinator and its ranks on this machine and serve a model");
+  command
+      ->add_option("--model,model", options.models,
+                   "Model directory (Hugging Face layout), as [NAME=]DIR; repeat for several models")
+      ->required()
+      ->type_name("[NAME=]DIR");
+  command->add_option("--tp", options.tp, "Tensor-parallel ranks per model: 1, 2, 4 or 8 [1]")
+      ->check(CLI::IsMember({1, 2, 4, 8}));
+  command->add_option("--device", options.device, "auto, cpu or cuda [auto]")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+  command->add_option("--threads", options.threads, "Threads of one CPU rank [cores / ranks]")
+      ->check(CLI::Range(1, 1024));
+  command->add_option("--ready-file", options.ready_file,
+                      "Write the addresses here as JSON once requests are accepted");
+  command->add_flag("--reflection", options.reflection, "Serve gRPC reflection (for grpcurl)");
+  command->add_flag("-v,--verbose", options.verbose, "Show the log of every process");
+  for (const PassedFlag& flag : kPassedFlags) {
+    command
+        ->add_option_function<std::string>(
+            flag.name,
+            [&options, name = std::string(flag.name)](const std::string& value) {
+              options.coordinator_flags.emplace_back(name, value);
+            },
+            flag.help)
+        ->type_name(flag.type);
+  }
+  return command;
+}
+
+int RunServe(const ServeOptions& options) {
+  ServeScreen screen;
+  return Launcher(options, screen).Run();
+}
+
+}  // namespace tessera

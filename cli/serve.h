@@ -1,0 +1,31 @@
+// `tessera serve`: a whole cluster on this machine. Starts the coordinator and the ranks, shows the memory
+// plan and the loading, prints the routes, and takes everything down again on Ctrl-C.
+
+#ifndef TESSERA_CLI_SERVE_H_
+#define TESSERA_CLI_SERVE_H_
+
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+namespace tessera {
+
+struct ServeOptions {
+  std::vector<std::string> models;  // [name=]directory
+  int tp = 1;
+  std::string device = "auto";
+  int threads = 0;  // of one rank; 0: the cores divided by the ranks
+  bool verbose = false;
+  std::string ready_file;
+  // Flags handed to the coordinator as they are, "--flag" and its value.
+  std::vector<std::pair<std::string, std::string>> coordinator_flags;
+  bool reflection = false;
+};
+
+CLI::App* AddServeCommand(CLI::App& app, ServeOptions& options);
+int RunServe(const ServeOptions& options);
+
+}  // namespace tessera
+
+#endif  // TESSERA_CLI_SERVE_H_

@@ -1,0 +1,25 @@
+// What every gRPC call does at its beginning and end: request id, deadline, trailers, metrics, log.
+
+#ifndef TESSERA_COORDINATOR_API_GRPC_CALL_END_H_
+#define TESSERA_COORDINATOR_API_GRPC_CALL_END_H_
+
+#include <grpcpp/server_context.h>
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "coordinator/api/front_door.h"
+
+namespace tessera::api {
+
+// The client's x-request-id, or one of ours.
+std::string CallRequestId(FrontDoor& door, const grpc::CallbackServerContext& context);
+absl::Time CallDeadline(const grpc::CallbackServerContext& context);
+// Sets the trailers, counts the call, and gives what to Finish with. Once per call, before Finish.
+grpc::Status EndCall(FrontDoor& door, grpc::CallbackServerContext& context, const char* method,
+                     const std::string& request_id, const absl::Status& status);
+
+}  // namespace tessera::api
+
+#endif  // TESSERA_COORDINATOR_API_GRPC_CALL_END_H_

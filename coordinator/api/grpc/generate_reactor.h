@@ -1,0 +1,81 @@
+// One Generate or Chat call: runs the generation on a strand of the I/O pool and streams its text.
+// The next message is written only when the last one has gone out; text that comes meanwhile goes
+// in one piece. gRPC's threads only post to the strand.
+
+#ifndef TESSERA_COORDINATOR_API_GRPC_GENERATE_REACTOR_H_
+#define TESSERA_COORDINATOR_API_GRPC_GENERATE_REACTOR_H_
+
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/server_callback.h>
+
+#include <boost/asio/steady_timer.hpp>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "coordinator/api/front_door.h"
+#include "coordinator/api/io_pool.h"
+#include "tessera/v1/tessera.pb.h"
+
+namespace tessera::api {
+
+// A validated call: what Generate and Chat have in common from here on.
+struct PreparedCall {
+  const ServedModel* model = nullptr;
+  GenerateParams params;
+  std::vector<int32_t> prompt;
+};
+
+class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
+                              public std::enable_shared_from_this<GenerateReactor> {
+ public:
+  using Prepare = std::function<absl::StatusOr<PreparedCall>()>;
+  // `prepare` parses, validates and tokenizes; it runs on the strand. The reactor owns itself until
+  // OnDone.
+  static GenerateReactor* Launch(FrontDoor& door, SerialExecutor executor,
+                                 absl::Duration write_deadline,
+                                 grpc::CallbackServerContext* context, const char* method,
+                                 Prepare prepare);
+
+  GenerateReactor(FrontDoor& door, SerialExecutor executor, absl::Duration write_deadline,
+                  grpc::CallbackServerContext* context, const char* method);
+
+  void OnWriteDone(bool ok) override;
+  void OnCancel() override;
+  void OnDone() override;
+
+ private:
+  // All on the strand.
+  void Begin(const Prepare& prepare);
+  void Pump();
+  void Send();
+  void End(const absl::Status& status);
+  void ArmWriteDeadline();
+
+  FrontDoor& door_;
+  const SerialExecutor executor_;
+  const absl::Duration write_deadline_;
+  grpc::CallbackServerContext* const context_;  // until Finish
+  const char* const method_;
+  const std::string request_id_;
+  const absl::Time arrival_;
+  std::shared_ptr<GenerateReactor> self_;  // set in Launch, let go in OnDone
+
+  std::unique_ptr<Generation> generation_;
+  boost::asio::steady_timer write_timer_;
+  v1::GenerateResponse pending_;  // not written yet; bounded by the request's max_tokens
+  v1::GenerateResponse writing_message_;
+  Generation::Delta end_;
+  std::string model_;
+  bool first_ = true;
+  bool writing_ = false;
+  bool cancelled_ = false;
+  bool sent_end_ = false;
+  bool ended_ = false;  // Finish was called
+};
+
+}  // namespace tessera::api
+
+#endif  // TESSERA_COORDINATOR_API_GRPC_GENERATE_REACTOR_H_

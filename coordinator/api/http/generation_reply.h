@@ -1,0 +1,47 @@
+// Connects a generation to the HTTP call it answers: one JSON object at the end, or server-sent
+// events as text comes. Lives on the connection's strand, owned by the call; ends, and cancels,
+// with it.
+
+#ifndef TESSERA_COORDINATOR_API_HTTP_GENERATION_REPLY_H_
+#define TESSERA_COORDINATOR_API_HTTP_GENERATION_REPLY_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "coordinator/api/front_door.h"
+#include "coordinator/api/http/http_call.h"
+#include "coordinator/api/http/openai_request.h"
+#include "coordinator/api/http/openai_response.h"
+
+namespace tessera::api {
+
+class GenerationReply : public std::enable_shared_from_this<GenerationReply> {
+ public:
+  // Submits the request and answers the call, now or as tokens come.
+  static void Serve(FrontDoor& door, HttpCall& call, const ServedModel& model,
+                    const OpenAiRequest& request, std::vector<int32_t> prompt, bool chat);
+
+  GenerationReply(HttpCall& call, bool stream) : call_(call), stream_(stream) {}
+
+ private:
+  void Pump();
+  void PumpStream();
+  void Ping();
+  std::string Failure() const;
+
+  HttpCall& call_;  // owns this
+  const bool stream_;
+  std::unique_ptr<Generation> generation_;
+  std::unique_ptr<OpenAiAnswer> answer_;
+  std::string text_;       // not sent yet; bounded by the request's max_tokens
+  Generation::Delta end_;  // once finished
+  bool opened_ = false;    // the opening chunk was sent
+  bool closing_ = false;   // the last events were sent
+  bool done_ = false;
+};
+
+}  // namespace tessera::api
+
+#endif  // TESSERA_COORDINATOR_API_HTTP_GENERATION_REPLY_H_

@@ -1,0 +1,41 @@
+// POST /detokenize: {"model", "tokens"} -> {"prompt"}. Special tokens are written out.
+
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/status.h"
+#include "coordinator/api/http/routes.h"
+#include "coordinator/api/json_request.h"
+#include "coordinator/api/prompt.h"
+#include "coordinator/api/status_map.h"
+
+namespace tessera::api {
+namespace {
+
+absl::StatusOr<std::string> Answer(FrontDoor& door, const std::string& body) {
+  TESSERA_ASSIGN_OR_RETURN(const Json json, ParseJsonObject(body));
+  const JsonFields fields(json);
+  std::optional<std::string> name;
+  std::vector<int32_t> tokens;
+  TESSERA_RETURN_IF_ERROR(fields.Read("model", &name));
+  if (fields.Find("tokens") == nullptr) return BadParam("tokens", "is missing");
+  TESSERA_RETURN_IF_ERROR(fields.Read("tokens", &tokens));
+  TESSERA_ASSIGN_OR_RETURN(const ServedModel* model, door.FindModel(std::move(name).value_or("")));
+  TESSERA_ASSIGN_OR_RETURN(std::string text, Detokenize(*model, tokens, "tokens"));
+  nlohmann::ordered_json answer;
+  answer["prompt"] = std::move(text);
+  return answer.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+}  // namespace
+
+void HandleDetokenize(FrontDoor& door, HttpCall& call) {
+  auto answer = Answer(door, call.request().body);
+  if (!answer.ok()) return call.ReplyError(answer.status());
+  call.Reply({.status = 200, .body = *std::move(answer)});
+}
+
+}  // namespace tessera::api

@@ -1,0 +1,133 @@
+// The loop and its edges; see engine.h.
+
+#include "coordinator/engine/engine.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+
+namespace tessera {
+
+Engine::Engine(SchedulerOptions options, StepExecutor& executor, const Clock& clock,
+               Metrics& metrics)
+    : executor_(executor),
+      clock_(clock),
+      metrics_(metrics),
+      inbox_(options.waiting_max),
+      scheduler_(std::move(options)),
+      outbox_(metrics),
+      meter_(metrics),
+      stats_(scheduler_.Stats()) {}
+
+Engine::~Engine() { Stop(); }
+
+void Engine::Start() {
+  TESSERA_CHECK(!thread_.joinable() && !stopping_) << "an engine starts once";
+  thread_ = std::thread([this] { Run(); });
+}
+
+void Engine::Run() {
+  while (!stopping_) {
+    for (InboxItem& item : inbox_.WaitAndDrain(UntilWakeup())) Take(std::move(item));
+    const absl::Time now = clock_.Now();
+    for (cluster::v1::StepPlan& plan : scheduler_.Schedule(now)) executor_.Submit(std::move(plan));
+    Settle(outbox_.Publish(scheduler_.TakeUpdates(), now));
+  }
+}
+
+absl::Duration Engine::UntilWakeup() const {
+  return std::clamp(scheduler_.NextWakeup() - clock_.Now(), absl::ZeroDuration(), kEngineWaitMax);
+}
+
+void Engine::Take(InboxItem item) {
+  const absl::Time now = clock_.Now();
+  if (item.stream != nullptr) {
+    outbox_.Open(std::get<NewRequest>(item.event).request, std::move(item.stream));
+  }
+  meter_.Observe(item.event, now);
+  scheduler_.Apply(item.event, now);
+}
+
+void Engine::Settle(int64_t ended) {
+  SchedulerStats stats = scheduler_.Stats();
+  meter_.Observe(stats);
+  inbox_.Settle(stats.waiting);
+  absl::MutexLock lock(&mutex_);
+  stats_ = std::move(stats);
+  open_requests_ -= ended;
+}
+
+void Engine::Stop() {
+  if (stopping_.exchange(true)) return;
+  inbox_.Push(Tick{});
+  if (thread_.joinable()) thread_.join();
+  for (InboxItem& item : inbox_.Close()) {
+    if (item.stream == nullptr) continue;
+    outbox_.Open(std::get<NewRequest>(item.event).request, std::move(item.stream));
+  }
+  Settle(outbox_.CloseAll(absl::UnavailableError("the server is shutting down"), clock_.Now()));
+}
+
+RequestId Engine::NextRequestId() { return next_request_id_.fetch_add(1); }
+
+absl::Status Engine::Refuse(uint32_t model, const char* reason, absl::Status status) {
+  metrics_.CountFinished(model, FinishReasonName(FinishReason::kRejected));
+  metrics_.CountRejected(model, reason);
+  return status;
+}
+
+absl::Status Engine::Submit(std::shared_ptr<const Request> request,
+                            std::shared_ptr<RequestStream> stream) {
+  TESSERA_CHECK(request != nullptr && stream != nullptr);
+  const uint32_t model = request->model;
+  bool has_ready_group = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (model >= stats_.models.size()) {
+      return absl::NotFoundError(absl::StrCat("there is no model number ", model));
+    }
+    has_ready_group =
+        std::any_of(stats_.groups.begin(), stats_.groups.end(), [&](const GroupStats& group) {
+          return group.model == model && group.ready;
+        });
+    if (has_ready_group) ++open_requests_;
+  }
+  if (!has_ready_group) {
+    return Refuse(model, "no_ready_group",
+                  absl::UnavailableError("no group of this model is ready; its workers are still "
+                                         "loading or recovering, retry later"));
+  }
+  absl::Status taken = inbox_.PushRequest(NewRequest{std::move(request)}, std::move(stream));
+  if (taken.ok()) return taken;
+  {
+    absl::MutexLock lock(&mutex_);
+    --open_requests_;
+  }
+  return Refuse(model, absl::IsResourceExhausted(taken) ? "queue_full" : "draining", taken);
+}
+
+void Engine::CancelRequest(RequestId request, FinishReason reason) {
+  inbox_.Push(Cancel{.request = request, .reason = reason});
+}
+
+void Engine::StopAt(RequestId request, uint32_t choice, uint32_t index) {
+  inbox_.Push(TextStop{.request = request, .choice = choice, .index = index});
+}
+
+void Engine::Post(Event event) { inbox_.Push(std::move(event)); }
+
+void Engine::BeginDrain() { inbox_.BeginDrain(); }
+
+bool Engine::WaitUntilIdle(absl::Duration limit) {
+  absl::MutexLock lock(&mutex_);
+  return mutex_.AwaitWithTimeout(absl::Condition(this, &Engine::IsIdle), limit);
+}
+
+SchedulerStats Engine::Stats() const {
+  absl::MutexLock lock(&mutex_);
+  return stats_;
+}
+
+}  // namespace tessera

@@ -1,0 +1,91 @@
+// The engine: one thread that owns the scheduler, a bounded inbox in front of it, an outbox behind it.
+// Front doors submit and cancel from any thread; the cluster posts results from its own.
+
+#ifndef TESSERA_COORDINATOR_ENGINE_ENGINE_H_
+#define TESSERA_COORDINATOR_ENGINE_ENGINE_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <thread>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "base/clock.h"
+#include "coordinator/engine/inbox.h"
+#include "coordinator/engine/outbox.h"
+#include "coordinator/engine/request_stream.h"
+#include "coordinator/engine/step_meter.h"
+#include "coordinator/sched/event.h"
+#include "coordinator/sched/scheduler.h"
+#include "coordinator/sched/step_executor.h"
+#include "coordinator/telemetry/metrics.h"
+
+namespace tessera {
+
+// The loop looks around at least this often, whatever the scheduler expects.
+inline constexpr absl::Duration kEngineWaitMax = absl::Seconds(1);
+
+class Engine {
+ public:
+  // The executor, the clock and the metrics must outlive the engine.
+  Engine(SchedulerOptions options, StepExecutor& executor, const Clock& clock, Metrics& metrics);
+  ~Engine();
+
+  void Start();
+  // Stops the thread; requests still open end with kError UNAVAILABLE, later ones are refused. For the
+  // thread that owns the engine; a second call does nothing.
+  void Stop();
+
+  RequestId NextRequestId();
+  // Takes a request or refuses it before any work: RESOURCE_EXHAUSTED when the queue is full, UNAVAILABLE
+  // while draining or when the model has no ready group. Any thread.
+  absl::Status Submit(std::shared_ptr<const Request> request, std::shared_ptr<RequestStream> stream)
+      ABSL_LOCKS_EXCLUDED(mutex_);
+  // Any thread; unknown or finished requests are ignored.
+  void CancelRequest(RequestId request, FinishReason reason);
+  void StopAt(RequestId request, uint32_t choice, uint32_t index);  // a stop string matched
+  // From the cluster: StepDone, GroupReady, GroupLost.
+  void Post(Event event);
+  // Stops admission; what was taken finishes.
+  void BeginDrain();
+  // True once every request that was taken has ended, false when `limit` has passed before.
+  bool WaitUntilIdle(absl::Duration limit) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // A snapshot for /readyz, metrics and tests; any thread.
+  SchedulerStats Stats() const ABSL_LOCKS_EXCLUDED(mutex_);
+
+ private:
+  void Run();
+  // How long nothing will happen unless an event comes.
+  absl::Duration UntilWakeup() const;
+  void Take(InboxItem item);
+  // Makes the outcome of a turn visible to other threads; `ended` requests ended in it.
+  void Settle(int64_t ended) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Counts a refusal before any work.
+  absl::Status Refuse(uint32_t model, const char* reason, absl::Status status);
+  bool IsIdle() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return open_requests_ == 0; }
+
+  StepExecutor& executor_;
+  const Clock& clock_;
+  Metrics& metrics_;
+  Inbox inbox_;
+  std::atomic<RequestId> next_request_id_{1};
+  std::atomic<bool> stopping_{false};
+
+  // Engine thread only.
+  Scheduler scheduler_;
+  Outbox outbox_;
+  StepMeter meter_;
+
+  std::thread thread_;
+  mutable absl::Mutex mutex_;
+  SchedulerStats stats_ ABSL_GUARDED_BY(mutex_);
+  int64_t open_requests_ ABSL_GUARDED_BY(mutex_) = 0;  // taken, not ended
+};
+
+}  // namespace tessera
+
+#endif  // TESSERA_COORDINATOR_ENGINE_ENGINE_H_

@@ -1,0 +1,198 @@
+// tessera-coordinator: puts the rooms together, waits, and takes them apart again. The only place that knows
+// everyone. Main's thread handles signals; everything else runs on the threads of the parts.
+
+#include <poll.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "base/clock.h"
+#include "base/status.h"
+#include "base/version.h"
+#include "coordinator/api/api_server.h"
+#include "coordinator/cluster/cluster.h"
+#include "coordinator/engine/engine.h"
+#include "coordinator/model_setup.h"
+#include "coordinator/options.h"
+#include "coordinator/status_board.h"
+#include "coordinator/telemetry/metrics.h"
+
+namespace tessera {
+namespace {
+
+constexpr absl::Duration kWorkerExitLimit = absl::Seconds(3);
+
+// SIGINT and SIGTERM as a file descriptor. Made before any thread, so that all of them inherit the mask.
+int BlockSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGTERM);
+  sigprocmask(SIG_BLOCK, &signals, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+  return signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+bool TakeSignal(int signal_fd) {
+  signalfd_siginfo info;
+  return read(signal_fd, &info, sizeof(info)) == sizeof(info);
+}
+
+// The term grows from start to start, also across restarts.
+uint64_t NewTerm(const Clock& clock) { return static_cast<uint64_t>(absl::ToUnixMillis(clock.Now())); }
+
+absl::Status WriteReadyFile(const std::string& path, const std::string& json) {
+  const std::string temporary = absl::StrCat(path, ".tmp", getpid());
+  std::ofstream out(temporary);
+  out << json << "\n";
+  out.close();
+  if (!out || std::rename(temporary.c_str(), path.c_str()) != 0) {
+    return absl::InternalError(
+        absl::StrCat("cannot write --ready-file ", path, ": ", std::strerror(errno)));
+  }
+  return absl::OkStatus();
+}
+
+SchedulerOptions ToSchedulerOptions(const CoordinatorOptions& options, const ModelSetup& setup,
+                                    uint64_t term) {
+  SchedulerOptions scheduler;
+  scheduler.term = term;
+  scheduler.block_size = setup.targets.front().memory.block_size;
+  scheduler.tokens_max = options.tokens_max;
+  scheduler.rows_max = options.rows_max;
+  scheduler.chunk_max = options.chunk_max;
+  scheduler.waiting_max = options.waiting_max;
+  scheduler.models = setup.scheduled;
+  return scheduler;
+}
+
+ApiOptions ToApiOptions(const CoordinatorOptions& options) {
+  ApiOptions api;
+  api.http_address = absl::StrCat(options.host, ":", options.http_port);
+  api.grpc_address = absl::StrCat(options.host, ":", options.grpc_port);
+  api.health_address = absl::StrCat(options.host, ":", options.health_port);
+  api.reflection = options.reflection;
+  api.version = kVersion;
+  return api;
+}
+
+// Waits for a signal (ok) or, when asked to, for a model that cannot be loaded (its status). On the way,
+// announces the addresses once every model can take requests.
+absl::Status Serve(const CoordinatorOptions& options, int signal_fd, StatusBoard& board,
+                   const ApiServer& api, nlohmann::json addresses) {
+  bool announced = false;
+  while (true) {
+    std::vector<pollfd> waits = {{signal_fd, POLLIN, 0}, {board.wake_fd(), POLLIN, 0}};
+    // All groups are ready but the doors have not seen it yet: look again soon.
+    const int timeout_ms = !announced && board.AllReady() ? 10 : -1;
+    if (poll(waits.data(), waits.size(), timeout_ms) < 0 && errno != EINTR) {
+      return absl::InternalError(absl::StrCat("poll: ", std::strerror(errno)));
+    }
+    eventfd_t count = 0;
+    eventfd_read(board.wake_fd(), &count);
+    if (TakeSignal(signal_fd)) return absl::OkStatus();
+    if (options.exit_on_load_failure && !board.LoadFailure().ok()) return board.LoadFailure();
+    if (!announced && board.AllReady() && api.Ready()) {
+      announced = true;
+      if (!options.ready_file.empty()) {
+        TESSERA_RETURN_IF_ERROR(WriteReadyFile(options.ready_file, addresses.dump()));
+      }
+      addresses["event"] = "accepting";
+      board.WriteLine(addresses.dump());
+      spdlog::info("accepting requests");
+    }
+  }
+}
+
+// Lets open requests finish, at most options.drain_seconds or until a second signal.
+void Drain(const CoordinatorOptions& options, int signal_fd, ApiServer& api, Engine& engine,
+           const Clock& clock) {
+  const absl::Time limit = clock.Now() + absl::Seconds(options.drain_seconds);
+  spdlog::info("draining: at most {:.0f} s, a second signal ends it", options.drain_seconds);
+  api.BeginDrain();
+  engine.BeginDrain();
+  while (!engine.WaitUntilIdle(absl::Milliseconds(100))) {
+    if (clock.Now() >= limit || TakeSignal(signal_fd)) {
+      spdlog::warn("open requests are cut off");
+      break;
+    }
+  }
+}
+
+absl::Status Run(const CoordinatorOptions& options, int signal_fd) {
+  TESSERA_ASSIGN_OR_RETURN(ModelSetup setup, OpenModels(options));
+  std::vector<std::string> names;
+  for (const ServedModel& model : setup.served) names.push_back(model.name);
+
+  RealClock clock;
+  Metrics metrics(names);
+  StatusBoard board(names, options.tp, options.status_fd, metrics);
+  GroupManagerOptions groups;
+  groups.term = NewTerm(clock);
+  groups.heartbeat_interval = absl::Milliseconds(options.heartbeat_ms);
+  groups.heartbeats_missed_max = options.heartbeats_missed_max;
+  groups.models = setup.targets;
+  Cluster cluster(groups, clock, [&board](const Notice& notice) { board.Tell(notice); });
+  Engine engine(ToSchedulerOptions(options, setup, groups.term), cluster, clock, metrics);
+  ApiServer api(ToApiOptions(options), setup.served, engine, clock, metrics);
+
+  engine.Start();
+  TESSERA_ASSIGN_OR_RETURN(const ApiAddresses doors, api.Start());
+  TESSERA_ASSIGN_OR_RETURN(
+      const std::string workers,
+      cluster.Start(options.listen, [&engine](Event event) { engine.Post(std::move(event)); }));
+  const nlohmann::json addresses = {
+      {"http", doors.http}, {"grpc", doors.grpc}, {"health", doors.health}, {"workers", workers}};
+  spdlog::info("HTTP {}, gRPC {}, health {}, workers {}", doors.http, doors.grpc, doors.health,
+               workers);
+  nlohmann::json line = addresses;
+  line["event"] = "listening";
+  board.WriteLine(line.dump());
+
+  const absl::Status status = Serve(options, signal_fd, board, api, addresses);
+  if (status.ok()) Drain(options, signal_fd, api, engine, clock);
+  api.Stop();
+  engine.Stop();
+  cluster.Stop(kWorkerExitLimit);
+  if (!options.ready_file.empty()) unlink(options.ready_file.c_str());
+  return status;
+}
+
+}  // namespace
+}  // namespace tessera
+
+int main(int argc, char** argv) {
+  tessera::CoordinatorOptions options;
+  if (const auto exit_code = tessera::ParseCoordinatorOptions(argc, argv, options)) {
+    return *exit_code;
+  }
+  spdlog::set_default_logger(spdlog::stderr_color_mt("coordinator"));
+  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %^%l%$ %n: %v");
+  spdlog::set_level(spdlog::level::from_str(options.log_level));
+  const int signal_fd = tessera::BlockSignals();
+  if (signal_fd < 0) {
+    std::perror("signalfd");
+    return 1;
+  }
+  const absl::Status status = tessera::Run(options, signal_fd);
+  if (!status.ok()) {
+    spdlog::error("{}", std::string(status.message()));
+    return 1;
+  }
+  return 0;
+}

@@ -1,0 +1,86 @@
+// Flags and their help texts.
+
+#include "coordinator/options.h"
+
+#include <CLI/CLI.hpp>
+
+#include "base/version.h"
+
+namespace tessera {
+
+std::optional<int> ParseCoordinatorOptions(int argc, char** argv, CoordinatorOptions& options) {
+  CLI::App app(
+      "The Tessera coordinator: owns requests, scheduling and the front doors. Workers dial it;\n"
+      "clients speak the OpenAI HTTP API or gRPC. `tessera serve` starts it with its workers.",
+      "tessera-coordinator");
+  app.set_version_flag("--version", kVersion);
+  app.option_defaults()->always_capture_default();
+
+  app.add_option("--model", options.models,
+                 "Model directory (Hugging Face layout), as [NAME=]DIR; repeat for several models")
+      ->required()
+      ->type_name("[NAME=]DIR");
+  app.add_option("--tp", options.tp, "Tensor-parallel ranks per model")
+      ->check(CLI::IsMember({1, 2, 4, 8}));
+  app.add_option("--listen", options.listen,
+                 "Address workers dial; use 0.0.0.0:PORT for workers on other machines");
+  app.add_option("--host", options.host, "Address of the HTTP, gRPC and health doors");
+  app.add_option("--http-port", options.http_port, "HTTP port, 0 picks a free one")
+      ->check(CLI::Range(0, 65535));
+  app.add_option("--grpc-port", options.grpc_port, "gRPC port, 0 picks a free one")
+      ->check(CLI::Range(0, 65535));
+  app.add_option("--health-port", options.health_port,
+                 "Port of grpc.health.v1 alone, 0 picks a free one")
+      ->check(CLI::Range(0, 65535));
+  app.add_flag("--reflection", options.reflection, "Serve gRPC reflection (for grpcurl)");
+
+  app.add_option("--dtype", options.dtype,
+                 "Weights and activations: auto is float32 for float32 checkpoints, else bfloat16")
+      ->check(CLI::IsMember({"auto", "bfloat16", "float32"}));
+  app.add_option("--memory", options.memory_bytes,
+                 "Most memory one rank may use, e.g. 8GiB; 0: what its host has free")
+      ->transform(CLI::AsSizeValue(false));
+  app.add_option("--kv-memory", options.kv_memory_bytes,
+                 "KV cache of one rank, e.g. 2GiB; 0: 1 GiB, or one whole context if that is more")
+      ->transform(CLI::AsSizeValue(false));
+  app.add_option("--context-max", options.context_max,
+                 "Tokens of one sequence, prompt and output; 0: the model's own limit")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--tokens-max", options.tokens_max, "Tokens of one step")
+      ->check(CLI::Range(16, 65536));
+  app.add_option("--rows-max", options.rows_max, "Sequences of one step")->check(CLI::Range(1, 4096));
+  app.add_option("--chunk-max", options.chunk_max, "Prompt tokens of one sequence in one step")
+      ->check(CLI::Range(1, 65536));
+  app.add_option("--waiting-max", options.waiting_max,
+                 "Requests that may wait; more are refused with 429")
+      ->check(CLI::Range(1, 1000000));
+
+  app.add_option("--heartbeat-ms", options.heartbeat_ms, "Heartbeat interval of the workers")
+      ->check(CLI::Range(10, 60000));
+  app.add_option("--heartbeats-missed-max", options.heartbeats_missed_max,
+                 "Heartbeats a worker may miss before its group is lost")
+      ->check(CLI::Range(1, 1000));
+  app.add_option("--drain-seconds", options.drain_seconds,
+                 "How long SIGTERM waits for open requests")
+      ->check(CLI::Range(0.0, 86400.0));
+  app.add_option("--ready-file", options.ready_file,
+                 "Write the bound addresses here as JSON once requests are accepted");
+  app.add_option("--status-fd", options.status_fd,
+                 "Write progress as JSON lines to this open file descriptor");
+  app.add_flag("--exit-on-load-failure", options.exit_on_load_failure,
+               "Exit with the reason when a model cannot be loaded, instead of waiting for others");
+  app.add_option("--log-level", options.log_level, "Least severe message to log")
+      ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
+  try {
+    app.parse(argc, argv);
+    if (options.rows_max > options.tokens_max) {
+      throw CLI::ValidationError("--rows-max", "must not be more than --tokens-max: every row of a "
+                                               "step has at least one token");
+    }
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error);
+  }
+  return std::nullopt;
+}
+
+}  // namespace tessera

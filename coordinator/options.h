@@ -1,0 +1,45 @@
+// The coordinator's command line. Parsed once by main, constant afterwards.
+
+#ifndef TESSERA_COORDINATOR_OPTIONS_H_
+#define TESSERA_COORDINATOR_OPTIONS_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace tessera {
+
+struct CoordinatorOptions {
+  std::vector<std::string> models;  // [name=]directory
+  int tp = 1;
+  std::string listen = "127.0.0.1:50050";  // workers dial this
+  std::string host = "127.0.0.1";          // of the public doors
+  int http_port = 8000;
+  int grpc_port = 50051;
+  int health_port = 50052;
+  bool reflection = false;
+  std::string dtype = "auto";
+  uint64_t kv_memory_bytes = 0;  // 0: see DefaultKvBytes in model_setup.cc
+  uint64_t memory_bytes = 0;     // 0: what is free
+  int64_t context_max = 0;       // 0: the model's own
+  int64_t tokens_max = 2048;
+  int64_t rows_max = 256;
+  int64_t chunk_max = 512;
+  int64_t waiting_max = 1024;
+  int heartbeat_ms = 250;
+  int heartbeats_missed_max = 4;
+  double drain_seconds = 30;
+  std::string ready_file;
+  int status_fd = -1;
+  bool exit_on_load_failure = false;
+  std::string log_level = "info";
+};
+
+// Nothing when the program should go on; otherwise the exit code (help and version were printed, or the
+// error was).
+std::optional<int> ParseCoordinatorOptions(int argc, char** argv, CoordinatorOptions& options);
+
+}  // namespace tessera
+
+#endif  // TESSERA_COORDINATOR_OPTIONS_H_

@@ -1,0 +1,104 @@
+// The scheduler's surface: events in, plans and updates out. What happens inside is in scheduler_*.cc and
+// plan_builder.cc.
+
+#include "coordinator/sched/scheduler.h"
+
+#include <algorithm>
+#include <utility>
+#include <variant>
+
+#include "base/check.h"
+#include "coordinator/sched/scheduler_state.h"
+
+namespace tessera {
+namespace {
+
+template <class... Ts>
+struct Overloaded : Ts... {
+  using Ts::operator()...;
+};
+template <class... Ts>
+Overloaded(Ts...) -> Overloaded<Ts...>;
+
+}  // namespace
+
+Scheduler::Scheduler(SchedulerOptions options)
+    : state_(std::make_unique<State>(std::move(options))) {}
+Scheduler::~Scheduler() = default;
+
+void Scheduler::Apply(const Event& event, absl::Time now) {
+  State& state = *state_;
+  std::visit(Overloaded{
+                 [&](const NewRequest& e) { state.OnNewRequest(e); },
+                 [&](const Cancel& e) { state.OnCancel(e); },
+                 [&](const StepDone& e) { state.OnStepDone(e, now); },
+                 [&](const TextStop& e) { state.OnTextStop(e); },
+                 [&](const MaskReady& e) {
+                   TESSERA_CHECK(false) << "request " << e.request << " waits for no mask";
+                 },
+                 [&](const GroupReady& e) { state.OnGroupReady(e, now); },
+                 [&](const GroupLost& e) { state.OnGroupLost(e); },
+                 [&](const Drain&) { state.draining = true; },
+                 [](const Tick&) {},
+             },
+             event);
+}
+
+std::vector<cluster::v1::StepPlan> Scheduler::Schedule(absl::Time now) {
+  State& state = *state_;
+  state.ExpireDeadlines(now);
+  for (uint32_t model = 0; model < state.waiting.size(); ++model) state.Admit(model);
+  std::vector<cluster::v1::StepPlan> plans;
+  for (auto& [id, group] : state.groups) {
+    if (!group.ready || group.in_flight) continue;
+    const bool heartbeat_due = now >= group.last_plan_time + state.options.heartbeat_interval;
+    if (group.running.empty() && !heartbeat_due) continue;
+    plans.push_back(BuildPlan(state.limits, state.options.term, now, group));
+  }
+  return plans;
+}
+
+std::vector<RequestUpdate> Scheduler::TakeUpdates() {
+  std::vector<RequestUpdate> taken = std::exchange(state_->updates, {});
+  // The next batch is likely as long as this one.
+  state_->updates.reserve(taken.size());
+  return taken;
+}
+
+SchedulerStats Scheduler::Stats() const {
+  SchedulerStats stats;
+  stats.draining = state_->draining;
+  stats.models.resize(state_->waiting.size());
+  for (size_t model = 0; model < state_->waiting.size(); ++model) {
+    stats.models[model].waiting = static_cast<int64_t>(state_->waiting[model].size());
+    stats.waiting += stats.models[model].waiting;
+  }
+  for (const auto& [id, group] : state_->groups) {
+    GroupStats& out = stats.groups.emplace_back();
+    out.group = id;
+    out.model = group.model;
+    out.ready = group.ready;
+    out.steps = group.steps;
+    out.running = static_cast<int64_t>(group.running.size());
+    out.last_progress = group.last_progress;
+    stats.running += out.running;
+    stats.models[group.model].running += out.running;
+    for (int g = 0; g < group.blocks->num_groups(); ++g) {
+      out.blocks_total.push_back(group.blocks->total(g));
+      out.blocks_free.push_back(group.ready ? group.blocks->available(g) : 0);
+    }
+  }
+  return stats;
+}
+
+absl::Time Scheduler::NextWakeup() const {
+  absl::Time next = absl::InfiniteFuture();
+  if (!state_->deadlines.empty()) next = state_->deadlines.begin()->first;
+  for (const auto& [id, group] : state_->groups) {
+    if (!group.ready || group.in_flight) continue;
+    next = std::min(next, group.last_plan_time + state_->options.heartbeat_interval);
+  }
+  return next;
+}
+
+}  // namespace tessera

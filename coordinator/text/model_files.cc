@@ -1,0 +1,86 @@
+// Reads tokenizer files of a model folder, on the loading thread. Every file has a byte limit.
+#include "coordinator/text/model_files.h"
+
+#include <cstdint>
+#include <fstream>
+#include <initializer_list>
+#include <optional>
+#include <system_error>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+
+namespace tessera::text {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// A token is written as "<s>" or as {"content": "<s>", ...}.
+std::optional<Json> TokenText(const Json& token) {
+  if (token.is_string()) return token;
+  if (token.is_object() && token.contains("content") && token["content"].is_string()) {
+    return token["content"];
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> ReadModelFile(const std::filesystem::path& path, size_t bytes_max) {
+  std::error_code error;
+  const std::uintmax_t size = std::filesystem::file_size(path, error);
+  if (error) {
+    if (error == std::errc::no_such_file_or_directory || error == std::errc::not_a_directory) {
+      return absl::NotFoundError(absl::StrCat(path.string(), ": no such file"));
+    }
+    return absl::FailedPreconditionError(absl::StrCat(path.string(), ": ", error.message()));
+  }
+  if (size > bytes_max) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(path.string(), ": ", size, " bytes are over the limit of ", bytes_max));
+  }
+  std::string content(static_cast<size_t>(size), '\0');
+  std::ifstream file(path, std::ios::binary);
+  if (!file.read(content.data(), static_cast<std::streamsize>(content.size()))) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(path.string(), ": cannot be read (", size, " bytes expected)"));
+  }
+  return content;
+}
+
+absl::StatusOr<Json> ReadConfig(const std::filesystem::path& path) {
+  absl::StatusOr<std::string> content = ReadModelFile(path, kConfigFileBytesMax);
+  if (absl::IsNotFound(content.status())) return Json::object();
+  TESSERA_RETURN_IF_ERROR(content.status());
+  Json json = Json::parse(*content, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) {
+    return absl::DataLossError(absl::StrCat(path.string(), ": not a JSON object"));
+  }
+  return json;
+}
+
+absl::StatusOr<Json> ReadSpecialTokens(const std::filesystem::path& model_dir) {
+  TESSERA_ASSIGN_OR_RETURN(const Json config, ReadConfig(model_dir / "tokenizer_config.json"));
+  TESSERA_ASSIGN_OR_RETURN(const Json map, ReadConfig(model_dir / "special_tokens_map.json"));
+  Json tokens = Json::object();
+  for (const Json* source : {&config, &map}) {
+    for (const char* name : {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token",
+                             "cls_token", "mask_token"}) {
+      if (tokens.contains(name) || !source->contains(name)) continue;
+      if (std::optional<Json> text = TokenText((*source)[name])) tokens[name] = *std::move(text);
+    }
+    const char* const additional = "additional_special_tokens";
+    if (tokens.contains(additional) || !source->contains(additional)) continue;
+    if (!(*source)[additional].is_array()) continue;
+    Json list = Json::array();
+    for (const Json& token : (*source)[additional]) {
+      if (std::optional<Json> text = TokenText(token)) list.push_back(*std::move(text));
+    }
+    tokens[additional] = std::move(list);
+  }
+  return tokens;
+}
+
+}  // namespace tessera::text

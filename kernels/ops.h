@@ -1,0 +1,214 @@
+// The device seam: every piece of arithmetic the forward pass and the sampler need, with shapes.
+// kernels/cpu implements it plainly (the oracle) and packed; kernels/cuda implements it for GPUs.
+//
+// Rules for every method: ExecContext and outputs come first; nothing is allocated in a compute
+// method (scratch comes from the context's workspace); calls are asynchronous on the context's
+// stream and ordered there; a wrong shape or dtype is a broken invariant (CHECK). A row's result
+// never depends on its neighbours, on the number of rows, or on how a product was split over ranks
+// (see MatMulPartial).
+//
+// Shapes: T tokens, R rows, H query heads, K KV heads, D head size, C hidden size, V vocabulary,
+// B blocks. `A` is the activation dtype: float32 or bfloat16.
+
+#ifndef TESSERA_KERNELS_OPS_H_
+#define TESSERA_KERNELS_OPS_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/tensor.h"
+
+namespace tessera {
+
+// Row-parallel products are summed over this many fixed slices of K in a fixed binary tree; a group
+// of tp ranks owns subtrees of it, so tp in {1, 2, 4, 8} gives the same bits.
+inline constexpr int kReduceSlices = 8;
+
+// First index of slice `slice` when `n` things are cut in kReduceSlices.
+constexpr int64_t SliceBegin(int64_t n, int slice) { return n * slice / kReduceSlices; }
+
+class ThreadPool;  // kernels/cpu
+
+// Where and how to compute. One per rank; not thread-safe.
+struct ExecContext {
+  void* stream = nullptr;         // CUDA stream; unused on CPU
+  ThreadPool* threads = nullptr;  // CPU helpers of this rank; null: the caller's thread alone
+  TensorView workspace;           // kUInt8 [bytes], see Ops::WorkspaceBytes
+  bool deterministic = true;      // CUDA only; CPU always is
+};
+
+// A weight matrix [N, K] in the backend's own layout, filled row range by row range while loading.
+class Weight {
+ public:
+  virtual ~Weight() = default;
+  virtual int64_t rows() const = 0;     // N, outputs
+  virtual int64_t columns() const = 0;  // K, inputs, of this rank
+  virtual DType dtype() const = 0;
+  virtual size_t bytes() const = 0;  // resident, padding included
+};
+
+struct WeightShape {
+  int64_t rows = 0;     // N of this rank
+  int64_t columns = 0;  // K of this rank
+  DType dtype = DType::kBFloat16;
+  // For row-parallel weights: where this rank's columns lie in the whole matrix, so that the fixed
+  // slices fall on the same places whatever tp is. column_total = 0: not row-parallel.
+  int64_t column_begin = 0;
+  int64_t column_total = 0;
+};
+
+// Keys and values of one layer. The layout inside is the backend's; sizes come from
+// Ops::KvLayerBytes.
+struct KvLayer {
+  TensorView storage;  // kUInt8 [bytes]
+  DType dtype = DType::kBFloat16;
+  int64_t num_blocks = 0;
+  int64_t block_size = 0;  // tokens
+  int64_t num_heads = 0;   // K of this rank
+  int64_t head_size = 0;   // D
+};
+
+// The rows of one step as the kernels see them; all arrays on the device, int32.
+// Example: two rows, 3 prompt tokens of one sequence and 1 decode token of another at position 7:
+// query_begin = [0, 3, 4], kv_length = [3, 8], positions = [0, 1, 2, 7].
+struct StepView {
+  int64_t num_rows = 0;     // R
+  int64_t num_tokens = 0;   // T
+  TensorView tokens;        // [T] token ids
+  TensorView positions;     // [T]
+  TensorView query_begin;   // [R + 1] first token of each row
+  TensorView kv_length;     // [R] tokens in the cache once this step has written its own
+  TensorView block_table;   // [R, blocks of the longest row] of the layer's KvGroup; tail undefined
+  TensorView output_token;  // [outputs] index into T of the tokens whose logits are wanted
+};
+
+// Rotary position embedding: pair (i, i + D/2) turns by position * inv_frequency[i].
+struct RopeSpec {
+  TensorView inv_frequency;       // float32 [rotary_size / 2], scaling already applied
+  int64_t rotary_size = 0;        // leading elements of a head that turn, D unless partial
+  float attention_factor = 1.0f;  // multiplies cos and sin
+};
+
+struct AttentionSpec {
+  int64_t num_heads = 0;     // H of this rank
+  int64_t num_kv_heads = 0;  // K of this rank; H % K == 0
+  int64_t head_size = 0;     // D
+  float scale = 0.0f;        // of q . k
+  int64_t window = 0;        // sliding window in tokens, 0: all
+  float softcap = 0.0f;      // tanh cap on scores, 0: none
+};
+
+enum class Activation { kSilu, kGeluTanh, kGelu };
+
+// One row's part in the truncated draw; see worker/sampler.h for the algorithm.
+struct DrawRow {
+  float inv_temperature = 1.0f;
+  // Only tokens whose logit is above the threshold, or equal to it and among the first `ties_kept`
+  // equal ones of this shard in order of id, may be drawn. -inf keeps all.
+  float threshold = 0.0f;
+  int64_t ties_kept = 0;
+  uint64_t seed = 0;
+  uint32_t position = 0;  // of the token being drawn
+  uint32_t choice = 0;
+};
+
+struct Candidate {
+  float score = 0.0f;  // greedy: the logit; drawn: logit / T + Gumbel noise
+  int32_t token = -1;  // -1: this shard has none
+};
+
+class Ops {
+ public:
+  virtual ~Ops() = default;
+
+  // -- memory ------------------------------------------------------------------------------------
+  // Zeroed memory of this device, aligned to 64 bytes. RESOURCE_EXHAUSTED when there is none.
+  virtual absl::StatusOr<Buffer> Allocate(size_t bytes) = 0;
+  virtual void CopyToDevice(const ExecContext&, void* device, const void* host, size_t bytes) = 0;
+  virtual void CopyToHost(const ExecContext&, void* host, const void* device, size_t bytes) = 0;
+  // Waits for everything queued on the stream; INTERNAL with the device's message if something
+  // failed.
+  virtual absl::Status Synchronize(const ExecContext&) = 0;
+  // Scratch that the compute methods need for steps of at most these sizes.
+  virtual size_t WorkspaceBytes(int64_t tokens_max, int64_t rows_max, int64_t widest) = 0;
+
+  // -- weights -----------------------------------------------------------------------------------
+  virtual absl::StatusOr<std::unique_ptr<Weight>> NewWeight(const WeightShape& shape) = 0;
+  // Packs `source` (host memory, [n, columns], float32, bfloat16 or float16, rows may be strided)
+  // as rows [row_begin, row_begin + n) of the weight, converting to its dtype.
+  virtual void PackRows(Weight& weight, int64_t row_begin, TensorView source) = 0;
+
+  // -- forward -----------------------------------------------------------------------------------
+  // out [T, C] float32: row tokens[t] - vocab_begin of `table` [V/tp, C] A, zeros where the token
+  // belongs to another shard. The sum over shards is the embedding.
+  virtual void Embedding(const ExecContext&, TensorView out, TensorView tokens, TensorView table,
+                         int64_t vocab_begin) = 0;
+  // out = x / rms(x) * weight. out, x [T, C] A; weight [C] A; float32 inside.
+  virtual void RmsNorm(const ExecContext&, TensorView out, TensorView x, TensorView weight,
+                       float eps) = 0;
+  // residual += sum + bias (one rounding), then out = RmsNorm(residual). out, residual [T, C] A;
+  // sum [T, C] float32; bias [C] A or empty; weight [C] A.
+  virtual void AddResidualNorm(const ExecContext&, TensorView out, TensorView residual,
+                               TensorView sum, TensorView bias, TensorView weight, float eps) = 0;
+  // out = x . w^T + bias. out [T, N] A or float32; x [T, K] A; bias [N] A or empty. Each output
+  // element is accumulated in float32 over k = 0, 1, ... K-1 in order, whatever T is.
+  virtual void MatMul(const ExecContext&, TensorView out, TensorView x, const Weight& w,
+                      TensorView bias) = 0;
+  // The subtree sum of this rank's slices: out [T, N] float32 = tree over slices s of
+  // (x[:, slice s] . w[:, slice s]^T). `w` was made with column_total > 0. Summing the ranks'
+  // outputs in the same tree gives the whole product with the same bits for every tp.
+  virtual void MatMulPartial(const ExecContext&, TensorView out, TensorView x, const Weight& w) = 0;
+  // Rotates q and k in place and writes k and v into the cache. qkv [T, (H + 2K) * D] A: q heads, k
+  // heads, v heads; row t goes to position positions[t] of its row's block table.
+  virtual void RopeAndStoreKv(const ExecContext&, TensorView qkv, const KvLayer& kv,
+                              const StepView& step, const RopeSpec& rope,
+                              const AttentionSpec& spec) = 0;
+  // out [T, H * D] A: causal attention of every query over its row's cache as stored, its own chunk
+  // included. q [T, H * D] A (may be columns of qkv).
+  virtual void PagedAttention(const ExecContext&, TensorView out, TensorView q, const KvLayer& kv,
+                              const StepView& step, const AttentionSpec& spec) = 0;
+  // out [T, I] A = act(gate) * up. gate_up [T, 2 * I] A: gate columns, then up columns.
+  virtual void GatedActivation(const ExecContext&, TensorView out, TensorView gate_up,
+                               Activation act) = 0;
+  // out[i] = x[index[i]]. out [R, C] A; x [T, C] A; index [R] int32.
+  virtual void GatherRows(const ExecContext&, TensorView out, TensorView x, TensorView index) = 0;
+  // Bytes of one layer's KV storage.
+  virtual size_t KvLayerBytes(DType dtype, int64_t num_blocks, int64_t block_size,
+                              int64_t num_heads, int64_t head_size) = 0;
+  // Copies whole blocks inside a layer's storage, pairs in order.
+  virtual void CopyBlocks(const ExecContext&, const KvLayer& kv, const std::vector<int32_t>& from,
+                          const std::vector<int32_t>& to) = 0;
+
+  // -- sampling, over this rank's shard of the vocabulary -----------------------------------------
+  // logits [R, Vs] float32 on the device; Vs counts real tokens only, ids start at vocab_begin.
+  // Results are host arrays of R entries; these calls synchronize. Largest logit and its id, the
+  // lowest id among equals.
+  virtual void ArgMax(const ExecContext&, std::vector<Candidate>& best, TensorView logits,
+                      int64_t vocab_begin) = 0;
+  // One radix digit of the truncation search. A logit's key is its float order as uint32. For each
+  // row r with active[r], over tokens whose key agrees with prefix[r] above the digit (digit 3 =
+  // top byte): count[r * 256 + b] += 1 and mass[r * 256 + b] += round(2^40 * exp((logit - max[r]) *
+  // inv_t[r])) for the token's byte b at that digit. Integers, so the sum over shards has no order.
+  virtual void MassHistogram(const ExecContext&, std::vector<uint32_t>& count,
+                             std::vector<uint64_t>& mass, TensorView logits,
+                             const std::vector<uint8_t>& active,
+                             const std::vector<uint32_t>& prefix, int digit,
+                             const std::vector<float>& max,
+                             const std::vector<float>& inv_temperature) = 0;
+  // Gumbel-max among the tokens that DrawRow keeps: score = logit * inv_temperature + noise, where
+  // the noise is a pure function of (seed, position, choice, token id): Philox4x32-10, see
+  // kernels/philox.h. The lowest id wins among equal scores.
+  virtual void Draw(const ExecContext&, std::vector<Candidate>& best, TensorView logits,
+                    int64_t vocab_begin, const std::vector<DrawRow>& rows) = 0;
+};
+
+// The backends. A backend that was not built answers UNIMPLEMENTED naming the preset that has it.
+absl::StatusOr<std::unique_ptr<Ops>> NewCpuOps();
+absl::StatusOr<std::unique_ptr<Ops>> NewCudaOps(int device);
+
+}  // namespace tessera
+
+#endif  // TESSERA_KERNELS_OPS_H_

@@ -1,0 +1,248 @@
+// The arithmetic of memory_plan.h. It follows what a worker allocates: fused matrices in panels of
+// kPanelRows rows, a plain embedding table beside the packed head, one KV pool per layer, and the
+// buffers of one step. The fullest rank is planned; others need the same or a little less.
+
+#include "models/memory_plan.h"
+
+#include <algorithm>
+#include <limits>
+#include <map>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/status.h"
+#include "models/describe.h"
+#include "models/weight_spec.h"
+
+namespace tessera {
+namespace {
+
+constexpr int64_t kPanelRows = 16;  // rows of a packed matrix come in panels of this many
+constexpr int64_t kColumnPair = 2;  // and its columns in pairs
+constexpr int kSlices = 8;  // of a row-parallel product, see the fixed tree in kernels/ops.h
+constexpr int64_t kPassRowsMax = 256;      // rows of a product that use scratch at once
+constexpr int64_t kGatherBytes = 1 << 20;  // of each rank's part of an all-reduce, held at once
+constexpr int64_t kBlocksMax = std::numeric_limits<int32_t>::max();  // block ids are int32
+constexpr int64_t kBlockSizeMax = 1024;                              // tokens
+constexpr int64_t kStepMax = 1 << 20;                                // tokens or rows of one step
+
+int64_t RoundUp(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+// The matrix that a packed tensor is a part of: query, key and value are one, gate and up are one.
+WeightSlot FusedSlot(WeightSlot slot) {
+  if (slot == WeightSlot::kKey || slot == WeightSlot::kValue) return WeightSlot::kQuery;
+  return slot == WeightSlot::kUp ? WeightSlot::kGate : slot;
+}
+
+// Columns of this rank as they are packed. The columns of a row-parallel matrix lie in the fixed
+// slices that all tp sizes share, each padded to pairs; ranks differ by a pair or two, the widest
+// counts.
+int64_t PackedColumns(const WeightSpec& weight, const Shard& shard, int tp) {
+  if (weight.rule != ShardRule::kColumns) return RoundUp(shard.column_count, kColumnPair);
+  const int64_t total = shard.column_count * tp;
+  int64_t widest = 0;
+  for (int rank = 0; rank < tp; ++rank) {
+    int64_t columns = 0;
+    for (int s = rank * kSlices / tp; s < (rank + 1) * kSlices / tp; ++s) {
+      columns += RoundUp(total * (s + 1) / kSlices - total * s / kSlices, kColumnPair);
+    }
+    widest = std::max(widest, columns);
+  }
+  return widest;
+}
+
+void AddWeights(const ModelSpec& spec, const MemoryRequest& request, MemoryPlan* plan) {
+  const uint64_t element = DTypeSize(request.dtype);
+  std::map<std::pair<int, WeightSlot>, std::pair<int64_t, int64_t>> packed;  // -> rows, columns
+  for (const WeightSpec& weight : WeightTable(spec)) {
+    const Shard shard = ShardOf(weight, spec, /*rank=*/0, request.tp);
+    const uint64_t plain_bytes = shard.rows_padded * shard.column_count * element;
+    if (weight.rule == ShardRule::kReplicate) {
+      plan->weight_bytes_replicated += plain_bytes;
+    } else if (weight.shape.size() == 1 || weight.slot == WeightSlot::kEmbedding) {
+      plan->weight_bytes_sharded += plain_bytes;
+    } else {
+      auto& [rows, columns] = packed[{weight.layer, FusedSlot(weight.slot)}];
+      rows += shard.rows_padded;
+      columns = PackedColumns(weight, shard, request.tp);
+    }
+    // A tied head is the embedding's rows once more, packed for the product.
+    if (weight.slot == WeightSlot::kEmbedding && spec.tied_head) {
+      packed[{-1, WeightSlot::kHead}] = {shard.rows_padded,
+                                         PackedColumns(weight, shard, request.tp)};
+    }
+  }
+  for (const auto& [place, size] : packed) {
+    plan->weight_bytes_sharded += RoundUp(size.first, kPanelRows) * size.second * element;
+  }
+}
+
+// The decoder's buffers of one step, the scratch of its widest product, the step's own arrays, and
+// what the communicator gathers in.
+uint64_t ActivationBytes(const ModelSpec& spec, const MemoryRequest& request, int64_t context_max) {
+  const HeadShard heads = HeadsOf(spec, /*rank=*/0, request.tp);
+  const int64_t element = static_cast<int64_t>(DTypeSize(request.dtype));
+  const int64_t hidden = spec.hidden_size;
+  const int64_t query = heads.num_heads * spec.head_size;
+  const int64_t qkv = query + 2 * heads.num_kv_heads * spec.head_size;
+  const int64_t inner = spec.intermediate_size / request.tp;
+  const int64_t vocabulary = (spec.vocab_size + request.tp - 1) / request.tp;
+
+  // [T, ...]: residual, normed, q k v, attended, gate and up, activated; the partial sum in
+  // float32.
+  const int64_t token_bytes = (2 * hidden + qkv + query + 3 * inner) * element + hidden * 4;
+  // [R, ...]: rows of the head, their logits in float32, block tables and lengths in int32.
+  const int64_t blocks = RoundUp(context_max, request.block_size) / request.block_size;
+  const int64_t groups = static_cast<int64_t>(spec.kv_groups.size());
+  const int64_t row_bytes = hidden * element + vocabulary * 4 + (blocks * groups + 3) * 4;
+  const int64_t widest = std::max({hidden, qkv, 2 * inner, vocabulary});
+  const int64_t workspace = std::min(request.tokens_max, kPassRowsMax) * widest * 4;
+  const int64_t gathered = request.tp > 1 ? kGatherBytes * request.tp : 0;
+  return static_cast<uint64_t>(request.tokens_max * (token_bytes + 2 * 4) +
+                               request.rows_max * row_bytes + workspace + gathered);
+}
+
+// Bytes of one token in the cache of one group.
+uint64_t GroupBytesPerToken(const KvGroup& group, const MemoryRequest& request) {
+  const int64_t kv_heads = std::max<int64_t>(1, group.num_kv_heads / request.tp);
+  return group.layers.size() * 2 * kv_heads * group.head_size * DTypeSize(request.kv_dtype);
+}
+
+// The smallest budget that holds everything and one sequence of context_max.
+uint64_t BudgetFor(const MemoryRequest& request, const MemoryPlan& plan) {
+  const uint64_t blocks = RoundUp(plan.context_max, request.block_size) / request.block_size;
+  const double bytes = static_cast<double>(plan.weight_bytes() + plan.activation_bytes +
+                                           blocks * request.block_size * plan.kv_bytes_per_token);
+  return static_cast<uint64_t>(bytes / (1.0 - request.reserve_fraction)) + 1;
+}
+
+absl::Status CheckRequest(const ModelSpec& spec, const MemoryRequest& request) {
+  TESSERA_RETURN_IF_ERROR(CheckTensorParallel(spec, request.tp));
+  const auto refuse = [](const char* name, auto value, const std::string& allowed) {
+    return absl::InvalidArgumentError(absl::StrCat(name, " is ", value, "; it must be ", allowed));
+  };
+  if (request.block_size < 1 || request.block_size > kBlockSizeMax) {
+    return refuse("block_size", request.block_size, absl::StrCat("1 to ", kBlockSizeMax));
+  }
+  if (request.tokens_max < 1 || request.tokens_max > kStepMax) {
+    return refuse("tokens_max", request.tokens_max, absl::StrCat("1 to ", kStepMax));
+  }
+  if (request.rows_max < 1 || request.rows_max > kStepMax) {
+    return refuse("rows_max", request.rows_max, absl::StrCat("1 to ", kStepMax));
+  }
+  if (request.context_max < 0 || request.context_max > spec.context_max) {
+    return refuse("context_max", request.context_max,
+                  absl::StrCat("0 to the model's own, ", spec.context_max));
+  }
+  if (!(request.reserve_fraction >= 0.0 && request.reserve_fraction <= 0.9)) {
+    return refuse("reserve_fraction", request.reserve_fraction, "0 to 0.9");
+  }
+  return absl::OkStatus();
+}
+
+// Everything but the KV pool.
+MemoryPlan FixedPart(const ModelSpec& spec, const MemoryRequest& request) {
+  MemoryPlan plan;
+  AddWeights(spec, request, &plan);
+  plan.context_max = request.context_max > 0 ? request.context_max : spec.context_max;
+  plan.activation_bytes = ActivationBytes(spec, request, plan.context_max);
+  plan.reserve_bytes =
+      static_cast<uint64_t>(static_cast<double>(request.budget_bytes) * request.reserve_fraction);
+  for (const KvGroup& group : spec.kv_groups) {
+    plan.kv_bytes_per_token += GroupBytesPerToken(group, request);
+  }
+  return plan;
+}
+
+// Gives what is left to the KV pool, every group the same number of tokens.
+void AddKvPool(const ModelSpec& spec, const MemoryRequest& request, MemoryPlan* plan) {
+  const uint64_t fixed = plan->weight_bytes() + plan->activation_bytes + plan->reserve_bytes;
+  uint64_t pool = request.budget_bytes > fixed ? request.budget_bytes - fixed : 0;
+  if (request.kv_bytes_max > 0) pool = std::min(pool, request.kv_bytes_max);
+  const uint64_t block_bytes = plan->kv_bytes_per_token * request.block_size;
+  const uint64_t blocks = std::min<uint64_t>(pool / block_bytes, kBlocksMax);
+  plan->num_blocks.assign(spec.kv_groups.size(), static_cast<uint32_t>(blocks));
+  plan->kv_bytes = blocks * block_bytes;
+  plan->kv_tokens = static_cast<int64_t>(blocks) * request.block_size;
+  plan->sequences_at_context_max =
+      static_cast<double>(plan->kv_tokens) / static_cast<double>(plan->context_max);
+}
+
+bool Fits(const ModelSpec& spec, const MemoryRequest& request) {
+  MemoryPlan plan = FixedPart(spec, request);
+  AddKvPool(spec, request, &plan);
+  return plan.kv_tokens >= plan.context_max;
+}
+
+// The longest context that fits, in whole blocks; 0 if none does. A shorter one also needs less of
+// a step's block tables, so it is searched for.
+int64_t ContextThatFits(const ModelSpec& spec, MemoryRequest request, int64_t context_max) {
+  int64_t fits = 0;
+  for (int64_t fails = context_max / request.block_size + 1; fails - fits > 1;) {
+    const int64_t middle = fits + (fails - fits) / 2;
+    request.context_max = std::min(middle * request.block_size, spec.context_max);
+    (Fits(spec, request) ? fits : fails) = middle;
+  }
+  return fits * request.block_size;
+}
+
+// What would fit, one choice after the other.
+std::string Advice(const ModelSpec& spec, const MemoryRequest& request, const MemoryPlan& plan) {
+  std::vector<std::string> choices;
+  for (const int tp : kTensorParallelSizes) {
+    MemoryRequest other = request;
+    other.tp = tp;
+    if (tp <= request.tp || !CheckTensorParallel(spec, tp).ok() || !Fits(spec, other)) continue;
+    choices.push_back(absl::StrCat("tp = ", tp));
+    break;
+  }
+  if (const int64_t context = ContextThatFits(spec, request, plan.context_max); context > 0) {
+    choices.push_back(absl::StrCat("a context of at most ", context, " tokens"));
+  }
+  for (int64_t tokens = request.tokens_max / 2; tokens >= 64; tokens /= 2) {
+    MemoryRequest other = request;
+    other.tokens_max = tokens;
+    other.rows_max = std::min(request.rows_max, tokens);
+    if (!Fits(spec, other)) continue;
+    choices.push_back(absl::StrCat("steps of at most ", tokens, " tokens"));
+    break;
+  }
+  const uint64_t pool = static_cast<uint64_t>(RoundUp(plan.context_max, request.block_size)) *
+                        plan.kv_bytes_per_token;
+  if (request.kv_bytes_max > 0 && request.kv_bytes_max < pool) {
+    choices.push_back(absl::StrCat("a KV cap of at least ", FormatBytes(pool)));
+  }
+  if (const uint64_t budget = BudgetFor(request, plan); budget > request.budget_bytes) {
+    choices.push_back(absl::StrCat(FormatBytes(budget), " per rank"));
+  }
+  return absl::StrJoin(choices, ", or ");
+}
+
+}  // namespace
+
+absl::StatusOr<MemoryPlan> PlanMemory(const ModelSpec& spec, const MemoryRequest& request) {
+  TESSERA_RETURN_IF_ERROR(CheckRequest(spec, request));
+  MemoryPlan plan = FixedPart(spec, request);
+  AddKvPool(spec, request, &plan);
+  if (plan.kv_tokens >= plan.context_max) return plan;
+
+  const uint64_t fixed = plan.weight_bytes() + plan.activation_bytes + plan.reserve_bytes;
+  const std::string needs =
+      absl::StrCat("weights ", FormatBytes(plan.weight_bytes()), ", activations ",
+                   FormatBytes(plan.activation_bytes), ", reserve ",
+                   FormatBytes(plan.reserve_bytes), " of ", FormatBytes(request.budget_bytes));
+  if (fixed > request.budget_bytes) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the model does not fit one rank of tp = ", request.tp, ": ", needs, ", ",
+                     FormatBytes(fixed - request.budget_bytes),
+                     " too much; what would fit: ", Advice(spec, request, plan)));
+  }
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "the KV cache does not hold one sequence of ", plan.context_max, " tokens (",
+      FormatBytes(plan.kv_bytes_per_token), " each) but ", plan.kv_tokens, " at tp = ", request.tp,
+      ": ", needs,
+      request.kv_bytes_max > 0 ? absl::StrCat(", KV cap ", FormatBytes(request.kv_bytes_max)) : "",
+      "; what would fit: ", Advice(spec, request, plan)));
+}
+
+}  // namespace tessera

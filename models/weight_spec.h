@@ -1,0 +1,99 @@
+// Which tensors a checkpoint must hold, where each belongs, and which part of it a rank keeps.
+
+#ifndef TESSERA_MODELS_WEIGHT_SPEC_H_
+#define TESSERA_MODELS_WEIGHT_SPEC_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "models/model_spec.h"
+
+namespace tessera {
+
+class Checkpoint;
+
+// The numbers of ranks that may share a model: divisors of the fixed 8-slice sums.
+inline constexpr int kTensorParallelSizes[] = {1, 2, 4, 8};
+
+// Places of the decoder. Layer slots come once per layer.
+enum class WeightSlot {
+  kEmbedding,
+  kFinalNorm,
+  kHead,
+  kInputNorm,
+  kQuery,
+  kKey,
+  kValue,
+  kOutput,
+  kPostNorm,
+  kGate,
+  kUp,
+  kDown,
+  kQueryBias,
+  kKeyBias,
+  kValueBias,
+  kOutputBias,
+  kGateBias,
+  kUpBias,
+  kDownBias,
+};
+
+// How a tensor is divided over tp ranks.
+enum class ShardRule {
+  kReplicate,
+  kRows,        // column-parallel product: each rank keeps rows of [N, K]
+  kColumns,     // row-parallel product: each rank keeps columns of [N, K]
+  kQueryHeads,  // rows, in whole heads
+  kKvHeads,     // rows, in whole KV heads; replicated in groups of ranks when tp > num_kv_heads
+  kVocab,       // rows, padded up so that every rank has the same number
+};
+
+struct WeightSpec {
+  std::string name;  // Hugging Face tensor name
+  WeightSlot slot;
+  int layer = -1;  // -1: not of a layer
+  std::vector<int64_t> shape;
+  ShardRule rule;
+};
+
+// The part of a tensor that one rank reads: a range of rows and a range of columns.
+struct Shard {
+  int64_t row_begin = 0;
+  int64_t row_count = 0;    // rows that exist in the checkpoint
+  int64_t rows_padded = 0;  // rows of the rank's matrix, >= row_count (kVocab)
+  int64_t column_begin = 0;
+  int64_t column_count = 0;
+};
+
+// The tensor table of a model: every tensor exactly once. A tied head is not in it: the embedding
+// serves as both.
+std::vector<WeightSpec> WeightTable(const ModelSpec& spec);
+
+// Tensors that some exporters add and that carry no weights (rotary inv_freq buffers, and
+// lm_head.weight beside a tied head).
+bool IsIgnorableTensor(const ModelSpec& spec, const std::string& name);
+
+// OK if the checkpoint holds the tensors of the table, in their shapes and in a floating dtype, and
+// none besides but ignorable ones. INVALID_ARGUMENT names the tensor that is missing, wrong or too
+// many.
+absl::Status CheckTensors(const ModelSpec& spec, const Checkpoint& checkpoint);
+
+// INVALID_ARGUMENT naming the number that tp does not divide, and the tp values that work.
+absl::Status CheckTensorParallel(const ModelSpec& spec, int tp);
+
+// Vectors are treated as [n, 1].
+Shard ShardOf(const WeightSpec& weight, const ModelSpec& spec, int rank, int tp);
+
+// Query and KV heads of one rank. kv_begin counts in heads of the whole model.
+struct HeadShard {
+  int64_t num_heads = 0;
+  int64_t num_kv_heads = 0;
+  int64_t kv_begin = 0;
+};
+HeadShard HeadsOf(const ModelSpec& spec, int rank, int tp);
+
+}  // namespace tessera
+
+#endif  // TESSERA_MODELS_WEIGHT_SPEC_H_

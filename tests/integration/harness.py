@@ -1,0 +1,226 @@
+"""Starts real Tessera processes and talks to them, for the integration tests.
+
+Everything binds port 0 and waits with a deadline; whatever was started is gone when the `with` block ends.
+"""
+
+import http.client
+import importlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BIN = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build/release/bin"
+DEMO_MODEL = ROOT / "deploy/demo-model"
+READY_SECONDS = 60
+EXIT_SECONDS = 30
+
+
+def run_tests():
+    """The main of every test file: the binaries' folder is argv[1], the rest goes to unittest."""
+    unittest.main(module="__main__", argv=[sys.argv[0], *sys.argv[2:]], verbosity=2)
+
+
+def demo_questions():
+    """[(question, answer)] that the demo model answers word for word."""
+    lines = (DEMO_MODEL / "questions.jsonl").read_text().splitlines()
+    pairs = [json.loads(line) for line in lines if line.strip()]
+    return [(pair["question"], pair["answer"]) for pair in pairs]
+
+
+class Process:
+    """A started program whose output is kept in files."""
+
+    def __init__(self, program, *arguments, wrapper=()):
+        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="tessera-test-"))
+        self.arguments = [*wrapper, str(BIN / program), *map(str, arguments)]
+        self.stdout_path = self.directory / "stdout"
+        self.stderr_path = self.directory / "stderr"
+        with open(self.stdout_path, "w") as out, open(self.stderr_path, "w") as err:
+            self.process = subprocess.Popen(self.arguments, stdout=out, stderr=err,
+                                            stdin=subprocess.DEVNULL)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.stop()
+        if exception[0] is not None:
+            print(f"--- output of {' '.join(self.arguments)}\n{self.output()}", file=sys.stderr)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def output(self):
+        return self.stdout_path.read_text() + self.stderr_path.read_text()
+
+    def wait(self, seconds=EXIT_SECONDS):
+        return self.process.wait(timeout=seconds)
+
+    def signal(self, number):
+        self.process.send_signal(number)
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(timeout=EXIT_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise AssertionError(f"{self.arguments[0]} did not end on SIGTERM")
+
+    def wait_for_file(self, path, seconds=READY_SECONDS):
+        wait_until(lambda: path.exists() or self.process.poll() is not None, seconds,
+                   f"{path.name} of {self.arguments[0]}\n{self.output()}")
+        if not path.exists():
+            raise AssertionError(
+                f"{self.arguments[0]} exited with {self.process.returncode}\n{self.output()}")
+
+
+class Server(Process):
+    """`tessera serve` (or the coordinator alone), up and accepting requests."""
+
+    def __init__(self, *arguments, program=("tessera", "serve"), model=DEMO_MODEL, wait=True,
+                 model_flag=None):
+        self.ready_file = pathlib.Path(tempfile.mkdtemp(prefix="tessera-ready-")) / "ready.json"
+        flags = ["--model", model_flag or model, "--http-port", "0", "--grpc-port", "0",
+                 "--health-port", "0", "--ready-file", self.ready_file,
+                 # A busy test machine may hold a process up for a second.
+                 "--heartbeats-missed-max", "40", *arguments]
+        super().__init__(program[0], *program[1:], *flags)
+        if wait:
+            self.wait_ready()
+
+    def wait_ready(self):
+        self.wait_for_file(self.ready_file)
+        self.addresses = json.loads(self.ready_file.read_text())
+
+    def __exit__(self, *exception):
+        super().__exit__(*exception)
+        shutil.rmtree(self.ready_file.parent, ignore_errors=True)
+
+    def connect(self, timeout=60):
+        return http.client.HTTPConnection(self.addresses["http"], timeout=timeout)
+
+    def request(self, method, path, body=None, headers=None):
+        """(status, headers, text) of one HTTP exchange."""
+        connection = self.connect()
+        if isinstance(body, (dict, list)):
+            body = json.dumps(body)
+        connection.request(method, path, body,
+                           {"Content-Type": "application/json", **(headers or {})})
+        response = connection.getresponse()
+        text = response.read().decode()
+        connection.close()
+        return response.status, response.headers, text
+
+    def post(self, path, body):
+        status, _, text = self.request("POST", path, body)
+        return status, json.loads(text)
+
+    def chat(self, question, **parameters):
+        body = {"messages": [{"role": "user", "content": question}], "temperature": 0, **parameters}
+        status, reply = self.post("/v1/chat/completions", body)
+        if status != 200:
+            raise AssertionError(f"{status}: {reply}")
+        return reply["choices"][0]["message"]["content"]
+
+    def stream(self, path, body):
+        """Yields the JSON objects of a server-sent event stream; ends at [DONE]."""
+        connection = self.connect()
+        connection.request("POST", path, json.dumps({**body, "stream": True}),
+                           {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        if response.status != 200:
+            raise AssertionError(f"{response.status}: {response.read()}")
+        try:
+            for line in response:
+                line = line.strip()
+                if line == b"data: [DONE]":
+                    return
+                if line.startswith(b"data: "):
+                    yield json.loads(line[6:])
+            raise AssertionError("the stream ended without [DONE]")
+        finally:
+            connection.close()
+
+    def metric(self, name, **labels):
+        """Sum of a metric's samples that have these labels."""
+        _, _, text = self.request("GET", "/metrics")
+        total, found = 0.0, False
+        for line in text.splitlines():
+            if not line.startswith((name + "{", name + " ")):
+                continue
+            if all(f'{key}="{value}"' in line for key, value in labels.items()):
+                total, found = total + float(line.rsplit(" ", 1)[1]), True
+        if not found:
+            raise AssertionError(f"no sample of {name} {labels} in /metrics")
+        return total
+
+    def worker_pids(self):
+        """Pids of the ranks that `tessera serve` started."""
+        return [pid for pid in children_of(self.process.pid) if name_of(pid) == "tessera-worker"]
+
+
+def children_of(pid):
+    found = []
+    for entry in pathlib.Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found.append(int(entry.name))
+    return sorted(found)
+
+
+def name_of(pid):
+    try:
+        return os.path.basename(os.readlink(f"/proc/{pid}/exe"))
+    except OSError:
+        return ""
+
+
+def wait_until(condition, seconds, what):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {seconds} s for {what}")
+        time.sleep(0.02)
+
+
+def shared_memory_names():
+    return {name for name in os.listdir("/dev/shm") if "tessera" in name}
+
+
+class Stubs:
+    """gRPC stubs generated from the committed protos, in Python."""
+
+    def __init__(self):
+        self.directory = tempfile.mkdtemp(prefix="tessera-stubs-")
+        protos = ["tessera/v1/tessera.proto", "tessera/cluster/v1/step.proto",
+                  "tessera/cluster/v1/cluster.proto"]
+        subprocess.run(
+            ["protoc", f"-I{ROOT / 'proto'}", f"--python_out={self.directory}",
+             f"--grpc_out={self.directory}",
+             f"--plugin=protoc-gen-grpc={shutil.which('grpc_python_plugin')}", *protos],
+            check=True)
+        sys.path.insert(0, self.directory)
+        self.v1 = importlib.import_module("tessera.v1.tessera_pb2")
+        self.v1_grpc = importlib.import_module("tessera.v1.tessera_pb2_grpc")
+        self.cluster = importlib.import_module("tessera.cluster.v1.cluster_pb2")
+        self.cluster_grpc = importlib.import_module("tessera.cluster.v1.cluster_pb2_grpc")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        shutil.rmtree(self.directory, ignore_errors=True)

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# The long versions of what tests/run.sh samples: more seeds, every unit test under both sanitizers, ten
+# minutes per fuzzer, and the demo on a bare Debian 12 made with debootstrap (as root; skipped otherwise).
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+export TESSERA_TEST_SCALE="${TESSERA_TEST_SCALE:-50}"  # multiplies the number of random cases
+export TESSERA_FUZZ_SECONDS="${TESSERA_FUZZ_SECONDS:-600}"
+failed=0
+
+tests/run.sh || failed=1
+
+for preset in asan tsan; do
+  printf '\n== every unit test under %s\n' "$preset"
+  cmake --build --preset "$preset" >/dev/null &&
+    TSAN_OPTIONS="suppressions=$PWD/tests/tsan-suppressions.txt" \
+      ctest --test-dir "build/$preset" --label-regex unit --output-on-failure --timeout 3600 || failed=1
+done
+
+printf '\n== the demo on a bare machine\n'
+if [ "$(id -u)" = 0 ] && command -v debootstrap >/dev/null; then
+  tests/bare_machine.sh || failed=1
+else
+  echo "skipped: needs root and debootstrap"
+fi
+exit $failed

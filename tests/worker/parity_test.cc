@@ -1,0 +1,306 @@
+// The forward pass against Hugging Face transformers (tests/golden/models), and against itself:
+// other tp, other batches, other chunks must give the same bits.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <random>
+
+#include "models/checkpoint.h"
+#include "tests/golden/models/golden.h"
+#include "tests/models/model_files.h"
+#include "tests/worker/rank_group.h"
+#include "tests/worker/tiny_model.h"
+
+namespace tessera {
+namespace {
+
+using golden::Golden;
+using golden::Prompt;
+using Logits = std::vector<std::vector<std::vector<float>>>;  // [row][token][V]
+
+std::vector<RowTokens> PromptRows(const Golden& golden) {
+  std::vector<RowTokens> rows;
+  for (const Prompt& prompt : golden.prompts) rows.push_back({rows.size() + 1, prompt.tokens});
+  return rows;
+}
+
+struct Difference {
+  double max = 0;
+  double mean_worst = 0;  // largest mean over a prompt
+};
+
+Difference Compare(const Golden& golden, const Logits& logits) {
+  Difference difference;
+  for (size_t p = 0; p < golden.prompts.size(); ++p) {
+    const Prompt& prompt = golden.prompts[p];
+    double sum = 0;
+    int64_t count = 0;
+    for (size_t i = prompt.logits_begin; i < prompt.tokens.size(); ++i) {
+      const absl::Span<const float> wanted = prompt.LogitsAt(static_cast<int64_t>(i));
+      for (size_t v = 0; v < wanted.size(); ++v, ++count) {
+        const double d = std::abs(static_cast<double>(wanted[v]) - logits[p][i][v]);
+        // A NaN must not slip through the comparison.
+        difference.max = d <= difference.max ? difference.max : d;
+        sum += d;
+      }
+    }
+    difference.mean_worst = std::max(difference.mean_worst, sum / static_cast<double>(count));
+  }
+  return difference;
+}
+
+// All prompts together, as many tokens as the golden has.
+std::vector<std::vector<int32_t>> Greedy(const Golden& golden, RankGroup& group, Logits logits) {
+  std::vector<std::vector<int32_t>> tokens(golden.prompts.size());
+  const size_t length = golden.prompts[0].greedy.size();
+  while (true) {
+    std::vector<RowTokens> rows;
+    for (size_t p = 0; p < tokens.size(); ++p) {
+      tokens[p].push_back(ArgMaxOf(logits[p].back()));
+      rows.push_back({p + 1, {tokens[p].back()}});
+    }
+    if (tokens[0].size() == length) return tokens;
+    logits = group.Step(rows);
+  }
+}
+
+std::unique_ptr<RankGroup> LoadOrFail(const std::string& dir, const RankGroupOptions& options) {
+  absl::StatusOr<std::unique_ptr<RankGroup>> group = RankGroup::Load(dir, options);
+  if (!group.ok()) {
+    ADD_FAILURE() << dir << ": " << group.status();
+    return nullptr;
+  }
+  return *std::move(group);
+}
+
+class GoldenTest : public testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    absl::StatusOr<Golden> golden = golden::Read(GetParam());
+    ASSERT_TRUE(golden.ok()) << golden.status();
+    golden_ = *std::move(golden);
+    ASSERT_FALSE(golden_.prompts.empty());
+  }
+  Golden golden_;
+};
+
+TEST_P(GoldenTest, Float32LogitsAndGreedyTokensForEveryTp) {
+  Logits first;
+  for (int tp : golden_.tp) {
+    auto group = LoadOrFail(golden_.model_dir, {.tp = tp});
+    ASSERT_NE(group, nullptr);
+    const Logits logits = group->Step(PromptRows(golden_));
+    const Difference difference = Compare(golden_, logits);
+    EXPECT_LE(difference.max, golden_.fp32_tolerance) << "tp " << tp;
+    RecordProperty("max_difference_tp" + std::to_string(tp), std::to_string(difference.max));
+    if (first.empty()) first = logits;
+    EXPECT_EQ(logits, first) << "tp " << tp << " gives other bits than tp " << golden_.tp[0];
+    const std::vector<std::vector<int32_t>> greedy = Greedy(golden_, *group, logits);
+    for (size_t p = 0; p < greedy.size(); ++p) {
+      ASSERT_EQ(golden_.prompts[p].greedy.size(), 64u);
+      EXPECT_EQ(greedy[p], golden_.prompts[p].greedy) << "tp " << tp << ", prompt " << p;
+    }
+  }
+}
+
+TEST_P(GoldenTest, BFloat16WithinTolerance) {
+  Logits first;
+  for (int tp : {golden_.tp.front(), golden_.tp.back()}) {
+    auto group = LoadOrFail(golden_.model_dir, {.tp = tp, .dtype = DType::kBFloat16});
+    ASSERT_NE(group, nullptr);
+    const Logits logits = group->Step(PromptRows(golden_));
+    const Difference difference = Compare(golden_, logits);
+    EXPECT_LE(difference.max, golden_.bf16_tolerance) << "tp " << tp;
+    EXPECT_LE(difference.mean_worst, golden_.bf16_mean_tolerance) << "tp " << tp;
+    if (first.empty()) first = logits;
+    EXPECT_EQ(logits, first) << "tp " << tp;
+  }
+}
+
+// Test of the test: what a case covers, switched off, must not pass.
+TEST_P(GoldenTest, FailsWithoutItsFeatures) {
+  const auto fails = [&](const std::string& what, std::function<void(ModelSpec&)> edit) {
+    absl::StatusOr<std::unique_ptr<RankGroup>> group =
+        RankGroup::Load(golden_.model_dir, {.edit = std::move(edit)});
+    if (!group.ok()) {
+      std::cout << what << ": refused, " << group.status().message() << "\n";
+      return;
+    }
+    const Difference difference = Compare(golden_, (*group)->Step(PromptRows(golden_)));
+    EXPECT_GT(difference.max, 10 * golden_.fp32_tolerance) << what;
+  };
+  fails("attention scale", [](ModelSpec& spec) { spec.attention_scale *= 1.2f; });
+  fails("rope theta", [](ModelSpec& spec) { spec.rope_theta *= 1.5; });
+  if (golden_.Has("rope_llama3") || golden_.Has("rope_linear")) {
+    fails("rope scaling", [](ModelSpec& spec) { spec.rope_scaling = RopeScaling(); });
+  }
+  if (golden_.Has("tied_head")) {
+    fails("tied head", [](ModelSpec& spec) { spec.tied_head = false; });
+  }
+  if (golden_.Has("attention_bias")) {
+    fails("attention bias", [](ModelSpec& spec) { spec.qkv_bias = false; });
+  }
+  if (golden_.Has("mlp_bias")) {
+    fails("MLP bias", [](ModelSpec& spec) { spec.mlp_bias = false; });
+  }
+}
+
+std::vector<std::string> Cases() { return golden::CaseNames(); }
+INSTANTIATE_TEST_SUITE_P(All, GoldenTest, testing::ValuesIn(Cases()),
+                         [](const auto& info) { return info.param; });
+
+TEST(GoldenCoverageTest, EveryFeatureHasACase) {
+  std::vector<std::string> features;
+  for (const std::string& name : golden::CaseNames()) {
+    absl::StatusOr<Golden> golden = golden::Read(name);
+    ASSERT_TRUE(golden.ok()) << golden.status();
+    features.insert(features.end(), golden->features.begin(), golden->features.end());
+  }
+  for (const char* wanted : {"gqa", "rope_llama3", "tied_head"}) {
+    EXPECT_THAT(features, testing::Contains(wanted));
+  }
+}
+
+// Moves every KV head's rows to the next head's place, in K and V: each group of query heads then
+// attends to a neighbour's keys and values, as with a wrong mapping of query to KV heads.
+void RotateKvHeads(const std::string& path, const ModelSpec& spec) {
+  std::string file;
+  {
+    std::ifstream in(path, std::ios::binary);
+    file.assign(std::istreambuf_iterator<char>(in), {});
+  }
+  absl::StatusOr<std::vector<TensorEntry>> entries = ParseSafetensorsHeader(file, file.size());
+  ASSERT_TRUE(entries.ok()) << entries.status();
+  for (const TensorEntry& entry : *entries) {
+    if (entry.name.find("k_proj.weight") == std::string::npos &&
+        entry.name.find("v_proj.weight") == std::string::npos) {
+      continue;
+    }
+    const uint64_t head = (entry.end - entry.begin) / spec.num_kv_heads;
+    std::rotate(file.begin() + entry.begin, file.begin() + entry.begin + head,
+                file.begin() + entry.end);
+  }
+  std::ofstream(path, std::ios::binary) << file;
+}
+
+TEST(GoldenCoverageTest, GqaCaseFailsWithWrongKvHeads) {
+  int tested = 0;
+  for (const std::string& name : golden::CaseNames()) {
+    absl::StatusOr<Golden> golden = golden::Read(name);
+    ASSERT_TRUE(golden.ok()) << golden.status();
+    if (!golden->Has("gqa")) continue;
+    const TempDir dir;
+    std::filesystem::copy(golden->model_dir, dir.path(),
+                          std::filesystem::copy_options::recursive |
+                              std::filesystem::copy_options::overwrite_existing);
+    absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint = Checkpoint::Open(dir.path());
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+    absl::StatusOr<ModelSpec> spec = ParseModelSpec((*checkpoint)->config_json());
+    ASSERT_TRUE(spec.ok());
+    for (const auto& entry : std::filesystem::directory_iterator(dir.path())) {
+      if (entry.path().extension() == ".safetensors") RotateKvHeads(entry.path().string(), *spec);
+    }
+    auto group = LoadOrFail(dir.path(), {});
+    ASSERT_NE(group, nullptr);
+    const Difference difference = Compare(*golden, group->Step(PromptRows(*golden)));
+    EXPECT_GT(difference.max, 10 * golden->fp32_tolerance) << name;
+    ++tested;
+  }
+  EXPECT_GT(tested, 0);
+}
+
+// -- batch invariance
+// -------------------------------------------------------------------------------
+
+struct Script {
+  std::vector<std::vector<int32_t>> tokens;  // per sequence
+  Logits logits;                             // per sequence and position
+};
+
+// Sequences of random tokens with the logits that each gets alone, in one chunk, at tp 1.
+Script MakeScript(const std::string& dir, DType dtype, std::mt19937& random) {
+  Script script;
+  absl::StatusOr<std::unique_ptr<RankGroup>> group = RankGroup::Load(dir, {.dtype = dtype});
+  EXPECT_TRUE(group.ok()) << group.status();
+  if (!group.ok()) return script;
+  for (int s = 0; s < 6; ++s) {
+    std::vector<int32_t> tokens(1 + random() % 60);
+    for (int32_t& token : tokens) token = static_cast<int32_t>(random() % kTinyVocab);
+    script.logits.push_back((*group)->Step({{script.tokens.size() + 1, tokens}})[0]);
+    script.tokens.push_back(std::move(tokens));
+    (*group)->Clear();
+  }
+  return script;
+}
+
+// Feeds all sequences in random chunks, in random company, and compares every logit bit for bit.
+void RunComposition(const Script& script, RankGroup& group, std::mt19937& random) {
+  std::vector<size_t> done(script.tokens.size(), 0);
+  group.Clear();
+  while (true) {
+    std::vector<RowTokens> rows;
+    std::vector<size_t> from;
+    for (size_t s = 0; s < done.size(); ++s) {
+      const size_t left = script.tokens[s].size() - done[s];
+      if (left == 0 || random() % 3 == 0) continue;
+      const size_t count = random() % 2 == 0 ? 1 : 1 + random() % left;
+      const auto begin = script.tokens[s].begin() + done[s];
+      rows.push_back({s + 1, {begin, begin + count}});
+      from.push_back(done[s]);
+      done[s] += count;
+    }
+    std::vector<size_t> order(rows.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::shuffle(order.begin(), order.end(), random);
+    std::vector<RowTokens> shuffled;
+    for (size_t i : order) shuffled.push_back(rows[i]);
+    if (!rows.empty()) {
+      const Logits logits = group.Step(shuffled);
+      for (size_t i = 0; i < shuffled.size(); ++i) {
+        const size_t s = shuffled[i].sequence - 1;
+        for (size_t j = 0; j < logits[i].size(); ++j) {
+          const std::vector<float>& wanted = script.logits[s][from[order[i]] + j];
+          ASSERT_EQ(std::memcmp(logits[i][j].data(), wanted.data(), wanted.size() * 4), 0)
+              << "sequence " << s << " position " << from[order[i]] + j;
+        }
+      }
+    }
+    bool over = true;
+    for (size_t s = 0; s < done.size(); ++s) over = over && done[s] == script.tokens[s].size();
+    if (over) return;
+  }
+}
+
+TEST(InvarianceTest, AnyBatchAnyChunksAnyTpGiveTheSameBits) {
+  const uint32_t seed = std::random_device()();
+  std::cout << "seed " << seed << "\n";
+  std::mt19937 random(seed);
+  const TempDir dir;
+  WriteTinyModel(dir, TinyConfig(), "F32", seed);
+  for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    const Script script = MakeScript(dir.path(), dtype, random);
+    for (int tp : {1, 2, 4, 8}) {
+      for (int64_t block_size : {16, 32}) {
+        auto group = LoadOrFail(
+            dir.path(), {.tp = tp, .dtype = dtype, .block_size = block_size, .shuffle_seed = seed});
+        ASSERT_NE(group, nullptr);
+        const int compositions = tp == 1 ? 60 : 12;
+        for (int i = 0; i < compositions; ++i) {
+          ASSERT_NO_FATAL_FAILURE(RunComposition(script, *group, random))
+              << DTypeName(dtype) << " tp " << tp << " block size " << block_size << " seed "
+              << seed;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace tessera

@@ -1,0 +1,157 @@
+// Every step goes through the product's own plan check, step input and decoder; only the output
+// list is widened to all tokens.
+
+#include "tests/worker/rank_group.h"
+
+#include <algorithm>
+#include <numeric>
+#include <thread>
+
+#include "base/check.h"
+#include "base/status.h"
+#include "models/checkpoint.h"
+#include "models/weight_spec.h"
+#include "worker/comm/loopback.h"
+
+namespace tessera {
+
+struct RankGroup::Rank {
+  Rank(Ops& ops_in, std::unique_ptr<Communicator> comm_in, StepArrays arrays_in, const Clock& clock)
+      : ops(ops_in), comm(std::move(comm_in)), arrays(std::move(arrays_in)), timer(clock) {}
+  Ops& ops;
+  std::unique_ptr<Communicator> comm;
+  StepArrays arrays;
+  StepTimer timer;
+  std::unique_ptr<Weights> weights;
+  std::unique_ptr<KvCache> kv;
+  std::unique_ptr<TextModel> model;
+  Buffer workspace;
+  ExecContext ctx;
+  std::vector<float> logits;  // [outputs, Vs] of the last step
+};
+
+RankGroup::~RankGroup() = default;
+
+absl::StatusOr<std::unique_ptr<RankGroup>> RankGroup::Load(const std::string& model_dir,
+                                                           const RankGroupOptions& options) {
+  TESSERA_ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(model_dir));
+  std::unique_ptr<RankGroup> group(new RankGroup());
+  TESSERA_ASSIGN_OR_RETURN(group->spec_, ParseModelSpec(checkpoint->config_json()));
+  if (options.edit) options.edit(group->spec_);
+  group->limits_ = {.rows_max = options.tokens_max,
+                    .tokens_max = options.tokens_max,
+                    .context_max = options.context_max,
+                    .block_size = options.block_size,
+                    .vocab_size = group->spec_.vocab_size,
+                    .num_blocks = {options.num_blocks}};
+  group->all_blocks_.resize(options.num_blocks);
+  std::iota(group->all_blocks_.begin(), group->all_blocks_.end(), 0);
+  std::mt19937 random(options.shuffle_seed);
+  std::shuffle(group->all_blocks_.begin(), group->all_blocks_.end(), random);
+  group->free_blocks_ = group->all_blocks_;
+
+  std::vector<Ops*> ops;
+  for (int rank = 0; rank < options.tp; ++rank) {
+    TESSERA_ASSIGN_OR_RETURN(std::unique_ptr<Ops> cpu, NewCpuOps());
+    ops.push_back(cpu.get());
+    group->ops_.push_back(std::move(cpu));
+  }
+  std::vector<std::unique_ptr<Communicator>> comms = NewLoopback(ops, absl::Seconds(60));
+  for (int rank = 0; rank < options.tp; ++rank) {
+    TESSERA_ASSIGN_OR_RETURN(StepArrays arrays, StepArrays::Create(*ops[rank], group->limits_));
+    auto r = std::make_unique<Rank>(*ops[rank], std::move(comms[rank]), std::move(arrays),
+                                    group->clock_);
+    const WeightsOptions weights = {.rank = rank, .tp = options.tp, .dtype = options.dtype};
+    TESSERA_ASSIGN_OR_RETURN(
+        r->weights, LoadWeights(r->ops, r->ctx, group->spec_, *checkpoint, weights, group->clock_,
+                                [](uint64_t, uint64_t) { return absl::OkStatus(); }));
+    const KvCacheOptions kv = {.dtype = options.dtype,
+                               .block_size = options.block_size,
+                               .num_blocks = {options.num_blocks}};
+    TESSERA_ASSIGN_OR_RETURN(
+        r->kv, KvCache::Create(r->ops, group->spec_, HeadsOf(group->spec_, rank, options.tp), kv));
+    TESSERA_ASSIGN_OR_RETURN(r->model, NewDecoder({.spec = group->spec_,
+                                                   .weights = *r->weights,
+                                                   .kv = *r->kv,
+                                                   .ops = r->ops,
+                                                   .comm = *r->comm},
+                                                  group->limits_));
+    TESSERA_ASSIGN_OR_RETURN(r->workspace, r->ops.Allocate(r->model->workspace_bytes()));
+    r->ctx.workspace =
+        r->workspace.View(DType::kUInt8, {static_cast<int64_t>(r->model->workspace_bytes())});
+    group->ranks_.push_back(std::move(r));
+  }
+  return group;
+}
+
+cluster::v1::StepPlan RankGroup::MakePlan(const std::vector<RowTokens>& rows) {
+  cluster::v1::StepPlan plan;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const auto known = sequences_.find(rows[i].sequence);
+    const bool fresh = known == sequences_.end();
+    const int64_t start = fresh ? 0 : known->second.num_computed;
+    const int64_t held = fresh ? 0 : known->second.block_tables[0].size();
+    const int64_t needed =
+        BlocksFor(start + static_cast<int64_t>(rows[i].tokens.size()), limits_.block_size);
+    plan.add_sequence(rows[i].sequence);
+    plan.add_num_new_tokens(rows[i].tokens.size());
+    plan.add_start_position(start);
+    plan.add_output(cluster::v1::OUTPUT_SAMPLE);
+    plan.add_num_choices(1);
+    plan.add_token_source(cluster::v1::TOKENS_EXPLICIT);
+    for (int32_t token : rows[i].tokens) plan.add_tokens(token);
+    plan.add_num_new_blocks(needed - held);
+    for (int64_t block = held; block < needed; ++block) {
+      TESSERA_CHECK(!free_blocks_.empty()) << "the test needs more blocks";
+      plan.add_block_ids(free_blocks_.back());
+      free_blocks_.pop_back();
+    }
+    if (fresh) plan.add_resets()->set_row(i);
+  }
+  return plan;
+}
+
+std::vector<std::vector<std::vector<float>>> RankGroup::Step(const std::vector<RowTokens>& rows) {
+  const cluster::v1::StepPlan plan = MakePlan(rows);
+  const absl::Status status = CheckPlan(plan, limits_, sequences_);
+  TESSERA_CHECK(status.ok()) << status;
+  ApplyPlan(plan, limits_, sequences_, input_);
+  input_.output_token.resize(input_.tokens.size());
+  std::iota(input_.output_token.begin(), input_.output_token.end(), 0);
+
+  std::vector<std::thread> threads;
+  for (const std::unique_ptr<Rank>& rank : ranks_) {
+    threads.emplace_back([this, r = rank.get()] {
+      const auto logits = r->model->Forward(r->ctx, r->arrays.Upload(r->ctx, input_), r->timer);
+      TESSERA_CHECK(logits.ok()) << logits.status();
+      r->logits.assign(logits->as<float>(), logits->as<float>() + logits->size());
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+
+  std::vector<std::vector<std::vector<float>>> result(rows.size());
+  size_t token = 0;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    for (size_t j = 0; j < rows[i].tokens.size(); ++j, ++token) {
+      std::vector<float> logits;
+      for (const std::unique_ptr<Rank>& rank : ranks_) {
+        const int64_t n = rank->weights->vocab_count;
+        const auto begin = rank->logits.begin() + token * n;
+        logits.insert(logits.end(), begin, begin + n);
+      }
+      result[i].push_back(std::move(logits));
+    }
+  }
+  return result;
+}
+
+void RankGroup::Clear() {
+  sequences_.clear();
+  free_blocks_ = all_blocks_;
+}
+
+int32_t ArgMaxOf(const std::vector<float>& logits) {
+  return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
+}  // namespace tessera

@@ -1,0 +1,45 @@
+// What a rank computes on, picked by name: the backend's ops, its CPU helpers, and what it calls
+// its arithmetic. The only file of the worker that knows one backend from another. Opened by main,
+// borrowed by everyone else, closed last.
+
+#ifndef TESSERA_WORKER_DEVICE_H_
+#define TESSERA_WORKER_DEVICE_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "kernels/ops.h"
+
+namespace tessera {
+
+inline constexpr int kDeviceThreadsMax = 1024;
+
+class Device {
+ public:
+  // `name` is "cpu" or "cuda:N"; `threads` counts the caller's. INVALID_ARGUMENT for another name,
+  // UNIMPLEMENTED naming the preset that has the backend.
+  static absl::StatusOr<std::unique_ptr<Device>> Open(const std::string& name, int threads);
+  ~Device();
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  const std::string& kind() const { return kind_; }          // "cpu" or "cuda"
+  const std::string& numerics() const { return numerics_; }  // its part of the numerics class
+  int num_threads() const { return num_threads_; }
+  Ops& ops() { return *ops_; }
+  ThreadPool* threads() { return threads_.get(); }  // null with one thread
+
+ private:
+  Device(std::string kind, std::string numerics, std::unique_ptr<Ops> ops, int threads);
+
+  const std::string kind_;
+  const std::string numerics_;
+  const int num_threads_;
+  const std::unique_ptr<Ops> ops_;
+  const std::unique_ptr<ThreadPool> threads_;
+};
+
+}  // namespace tessera
+
+#endif  // TESSERA_WORKER_DEVICE_H_

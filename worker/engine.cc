@@ -1,0 +1,177 @@
+// Execute, top down: is this plan mine, may it run, what does it ask for, compute, sample, account.
+
+#include "worker/engine.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "models/weight_spec.h"
+#include "worker/probe.h"
+
+namespace tessera {
+namespace {
+
+using cluster::v1::DeviceInterval;
+using cluster::v1::StepPlan;
+using cluster::v1::StepResult;
+
+// Reading the resident size costs microseconds, so not every step does.
+constexpr absl::Duration kResidentInterval = absl::Milliseconds(250);
+
+uint64_t Nanoseconds(absl::Duration duration) {
+  return absl::ToInt64Nanoseconds(std::max(duration, absl::ZeroDuration()));
+}
+
+void SetError(const absl::Status& status, StepResult& result) {
+  result.mutable_error()->set_code(static_cast<int32_t>(status.code()));
+  result.mutable_error()->set_message(std::string(status.message()));
+}
+
+}  // namespace
+
+Engine::Engine(EngineOptions options, Ops& ops, ThreadPool* threads,
+               std::shared_ptr<const Weights> weights, std::unique_ptr<Communicator> comm,
+               const Clock& clock, StepArrays arrays)
+    : options_(std::move(options)),
+      clock_(clock),
+      ops_(ops),
+      weights_(std::move(weights)),
+      comm_(std::move(comm)),
+      sampler_(ops, *comm_, weights_->vocab_begin, options_.spec.vocab_size),
+      arrays_(std::move(arrays)),
+      timer_(clock),
+      last_end_(clock.Now()) {
+  ctx_.threads = threads;
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(EngineOptions options, Ops& ops,
+                                                       ThreadPool* threads,
+                                                       std::shared_ptr<const Weights> weights,
+                                                       std::unique_ptr<Communicator> comm,
+                                                       const Clock& clock) {
+  TESSERA_ASSIGN_OR_RETURN(StepArrays arrays, StepArrays::Create(ops, options.limits));
+  std::unique_ptr<Engine> engine(new Engine(std::move(options), ops, threads, std::move(weights),
+                                            std::move(comm), clock, std::move(arrays)));
+  const EngineOptions& opts = engine->options_;
+  const HeadShard heads = HeadsOf(opts.spec, engine->comm_->rank(), engine->comm_->size());
+  const KvCacheOptions kv_options = {.dtype = opts.kv_dtype,
+                                     .block_size = opts.limits.block_size,
+                                     .num_blocks = opts.limits.num_blocks};
+  TESSERA_ASSIGN_OR_RETURN(engine->kv_, KvCache::Create(ops, opts.spec, heads, kv_options));
+  const DecoderParts parts = {.spec = opts.spec,
+                              .weights = *engine->weights_,
+                              .kv = *engine->kv_,
+                              .ops = ops,
+                              .comm = *engine->comm_};
+  TESSERA_ASSIGN_OR_RETURN(engine->model_, NewDecoder(parts, opts.limits));
+  const size_t workspace = std::max<size_t>(engine->model_->workspace_bytes(), 1);
+  TESSERA_ASSIGN_OR_RETURN(engine->workspace_, ops.Allocate(workspace));
+  engine->ctx_.workspace =
+      engine->workspace_.View(DType::kUInt8, {static_cast<int64_t>(workspace)});
+  return engine;
+}
+
+uint64_t Engine::activation_bytes() const {
+  return model_->buffer_bytes() + arrays_.bytes() + workspace_.bytes();
+}
+
+absl::Status Engine::CheckIdentity(const StepPlan& plan) const {
+  if (plan.term() != options_.term || plan.epoch() != options_.epoch ||
+      plan.group() != options_.group) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("plan of term ", plan.term(), ", epoch ", plan.epoch(), ", group ",
+                     plan.group(), "; this rank serves term ", options_.term, ", epoch ",
+                     options_.epoch, ", group ", options_.group));
+  }
+  if (plan.step() != last_step_ + 1) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("StepPlan.step = ", plan.step(), ", expected ", last_step_ + 1));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Engine::Execute(const StepPlan& plan, StepResult& result) {
+  const absl::Time begin = clock_.Now();
+  result.Clear();
+  result.set_term(options_.term);
+  result.set_epoch(options_.epoch);
+  result.set_group(options_.group);
+  result.set_step(plan.step());
+  result.set_rank(comm_->rank());
+
+  absl::Status refused = CheckIdentity(plan);
+  // A refused plan has still used its number: the next one is expected to follow it.
+  if (refused.ok()) {
+    last_step_ = plan.step();
+    refused = CheckPlan(plan, options_.limits, sequences_);
+  }
+  absl::Status broken;
+  if (refused.ok()) broken = Compute(plan, result);
+  if (!refused.ok()) SetError(refused, result);
+  if (!broken.ok()) SetError(broken, result);
+  Account(begin, result);
+  return broken;
+}
+
+absl::Status Engine::Compute(const StepPlan& plan, StepResult& result) {
+  CopyBlocks(plan);
+  if (plan.sequence_size() == 0) {
+    ForgetFinished(plan, sequences_);
+    // A heartbeat shows that every rank and the way between them make progress.
+    timer_.Enter(DeviceInterval::COLLECTIVE);
+    return comm_->Barrier(ctx_);
+  }
+  ApplyPlan(plan, options_.limits, sequences_, input_);
+  ForgetFinished(plan, sequences_);
+  const std::vector<StepView>& views = arrays_.Upload(ctx_, input_);
+  TESSERA_ASSIGN_OR_RETURN(TensorView logits, model_->Forward(ctx_, views, timer_));
+  timer_.Enter(DeviceInterval::SAMPLE);
+  TESSERA_RETURN_IF_ERROR(sampler_.Sample(ctx_, sampled_, logits, input_.sampling));
+  TESSERA_RETURN_IF_ERROR(ops_.Synchronize(ctx_));
+  timer_.Leave();
+
+  result.mutable_num_sampled()->Resize(plan.sequence_size(), 0);
+  for (int64_t i = 0; i < input_.num_outputs(); ++i) {
+    // A row whose logits are broken has no token: the coordinator sees a row that wanted one
+    // without.
+    if (sampled_[i] == Sampler::kNoToken) continue;
+    result.set_num_sampled(input_.output_row[i], 1);
+    result.add_sampled(sampled_[i]);
+  }
+  result.set_rows(plan.sequence_size());
+  result.set_tokens_computed(plan.tokens_size());
+  return absl::OkStatus();
+}
+
+void Engine::CopyBlocks(const StepPlan& plan) {
+  // Runs of one KvGroup go together; order between groups does not matter, their pools are apart.
+  std::vector<int32_t> from;
+  std::vector<int32_t> to;
+  for (int i = 0; i < plan.copies_size(); ++i) {
+    from.push_back(static_cast<int32_t>(plan.copies(i).from_block()));
+    to.push_back(static_cast<int32_t>(plan.copies(i).to_block()));
+    const bool run_ends =
+        i + 1 == plan.copies_size() || plan.copies(i + 1).kv_group() != plan.copies(i).kv_group();
+    if (!run_ends) continue;
+    kv_->Copy(ctx_, static_cast<int>(plan.copies(i).kv_group()), from, to);
+    from.clear();
+    to.clear();
+  }
+}
+
+void Engine::Account(absl::Time begin, StepResult& result) {
+  timer_.Report(result);
+  const absl::Time end = clock_.Now();
+  if (end - resident_measured_ > kResidentInterval) {
+    resident_bytes_ = ProcessResidentBytes();
+    resident_measured_ = end;
+  }
+  result.set_step_ns(Nanoseconds(end - begin));
+  result.set_idle_before_ns(Nanoseconds(begin - last_end_));
+  result.set_resident_bytes(resident_bytes_);
+  last_end_ = end;
+}
+
+}  // namespace tessera

@@ -1,0 +1,76 @@
+// A plan turned into the flat arrays that the forward pass indexes with: first on the host
+// (StepInput), then on the device (StepArrays). Made by the engine from a plan that CheckPlan
+// accepted, on its thread; both are reused from step to step, so that steady decode allocates
+// nothing.
+
+#ifndef TESSERA_WORKER_STEP_INPUT_H_
+#define TESSERA_WORKER_STEP_INPUT_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/ops.h"
+#include "tessera/cluster/v1/step.pb.h"
+#include "worker/plan_check.h"
+#include "worker/sequence_state.h"
+
+namespace tessera {
+
+// R rows, T tokens. Example: 3 prompt tokens of a new sequence and 1 decode token of another at
+// position 7 give query_begin = [0, 3, 4], kv_length = [3, 8], positions = [0, 1, 2, 7].
+struct StepInput {
+  struct BlockTable {
+    int64_t width = 0;             // blocks of the longest row
+    std::vector<int32_t> entries;  // [R, width], 0 behind a shorter row's end
+  };
+
+  std::vector<int32_t> tokens;           // [T]
+  std::vector<int32_t> positions;        // [T]
+  std::vector<int32_t> query_begin;      // [R + 1]
+  std::vector<int32_t> kv_length;        // [R]
+  std::vector<BlockTable> block_tables;  // [KvGroup]
+  std::vector<int32_t> output_token;     // [outputs] index into T
+  std::vector<int32_t> output_row;       // [outputs] row of the plan
+  std::vector<SampleRow> sampling;  // [outputs] how to draw, position of the drawn token included
+
+  int64_t num_rows() const { return static_cast<int64_t>(kv_length.size()); }
+  int64_t num_tokens() const { return static_cast<int64_t>(tokens.size()); }
+  int64_t num_outputs() const { return static_cast<int64_t>(output_token.size()); }
+};
+
+// Brings `sequences` up to date with the plan (resets, new blocks, computed tokens) and fills
+// `input`. The plan must have passed CheckPlan with the same limits and sequences.
+void ApplyPlan(const cluster::v1::StepPlan& plan, const StepLimits& limits, SequenceMap& sequences,
+               StepInput& input);
+
+// Forgets the plan's finished sequences; ones that are not known are passed over.
+void ForgetFinished(const cluster::v1::StepPlan& plan, SequenceMap& sequences);
+
+// Device memory for the arrays of the largest step that the limits allow.
+class StepArrays {
+ public:
+  static absl::StatusOr<StepArrays> Create(Ops& ops, const StepLimits& limits);
+
+  // Copies the input to the device. One view per KvGroup, which differ in the block table only;
+  // valid until the next call.
+  const std::vector<StepView>& Upload(const ExecContext& ctx, const StepInput& input);
+
+  uint64_t bytes() const;
+
+ private:
+  explicit StepArrays(Ops& ops) : ops_(&ops) {}
+
+  Ops* ops_;  // not null
+  Buffer tokens_;
+  Buffer positions_;
+  Buffer query_begin_;
+  Buffer kv_length_;
+  Buffer output_token_;
+  std::vector<Buffer> block_tables_;  // per KvGroup
+  std::vector<StepView> views_;
+};
+
+}  // namespace tessera
+
+#endif  // TESSERA_WORKER_STEP_INPUT_H_

@@ -1,0 +1,77 @@
+// The weights of one rank: its shard of every tensor, in the layout the ops want. Loaded once from
+// a checkpoint, immutable afterwards, shared by the decoders of successive assignments (they
+// survive a lost group). Loading runs on the rank's thread, touches each byte of the shard once and
+// lets the mapped pages go behind it.
+
+#ifndef TESSERA_WORKER_WEIGHTS_H_
+#define TESSERA_WORKER_WEIGHTS_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "kernels/ops.h"
+#include "models/checkpoint.h"
+#include "models/model_spec.h"
+
+namespace tessera {
+
+// C hidden size, H and K heads of this rank, D head size, I intermediate size of this rank, A model
+// dtype. An absent bias is an empty view.
+struct LayerWeights {
+  TensorView input_norm;            // [C] A
+  std::unique_ptr<Weight> qkv;      // [(H + 2K) * D, C]: query heads, key heads, value heads
+  TensorView qkv_bias;              // [(H + 2K) * D] A
+  std::unique_ptr<Weight> output;   // [C, H * D], row-parallel
+  TensorView output_bias;           // [C] A, added once to the sum over ranks
+  TensorView post_norm;             // [C] A
+  std::unique_ptr<Weight> gate_up;  // [2 * I, C]: gate rows, up rows
+  TensorView gate_up_bias;          // [2 * I] A
+  std::unique_ptr<Weight> down;     // [C, I], row-parallel
+  TensorView down_bias;             // [C] A
+};
+
+struct Weights {
+  DType dtype = DType::kBFloat16;
+  int64_t vocab_begin = 0;       // first token of this rank's shard
+  int64_t vocab_count = 0;       // Vs: real tokens of the shard, may be 0 on the last ranks
+  TensorView embedding;          // [Vs, C] A
+  TensorView final_norm;         // [C] A
+  std::unique_ptr<Weight> head;  // [Vs, C]; null when Vs is 0
+  std::vector<LayerWeights> layers;
+
+  uint64_t bytes_read = 0;  // of the checkpoint; a tied head's bytes count once
+  // Of these weights in memory. The embedding gather wants plain rows and the head wants packed
+  // panels, so a tied head is resident twice, as the memory plan has it.
+  uint64_t resident_bytes = 0;
+  double seconds = 0;
+
+  std::vector<Buffer> buffers;  // owns what the views above look at
+};
+
+struct WeightsOptions {
+  int rank = 0;
+  int tp = 1;
+  DType dtype = DType::kBFloat16;  // float32 or bfloat16
+};
+
+// Called after every piece of at most about kLoadChunkBytes. A status that is not OK ends the load
+// with it.
+using LoadProgressFn = std::function<absl::Status(uint64_t bytes_read, uint64_t bytes_total)>;
+inline constexpr int64_t kLoadChunkBytes = 1 << 20;
+
+// Bytes that this rank will read, each counted once.
+uint64_t ShardBytes(const ModelSpec& spec, const Checkpoint& checkpoint, int rank, int tp);
+
+// RESOURCE_EXHAUSTED when memory is short, what `progress` says, or what CheckTensors says.
+absl::StatusOr<std::unique_ptr<Weights>> LoadWeights(
+    Ops& ops, const ExecContext& ctx, const ModelSpec& spec, const Checkpoint& checkpoint,
+    const WeightsOptions& options, const Clock& clock, const LoadProgressFn& progress);
+
+}  // namespace tessera
+
+#endif  // TESSERA_WORKER_WEIGHTS_H_
