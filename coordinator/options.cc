@@ -7,21 +7,9 @@
 #include "base/version.h"
 
 namespace tessera {
+namespace {
 
-std::optional<int> ParseCoordinatorOptions(int argc, char** argv, CoordinatorOptions& options) {
-  CLI::App app(
-      "The Tessera coordinator: owns requests, scheduling and the front doors. Workers dial it;\n"
-      "clients speak the OpenAI HTTP API or gRPC. `tessera serve` starts it with its workers.",
-      "tessera-coordinator");
-  app.set_version_flag("--version", kVersion);
-  app.option_defaults()->always_capture_default();
-
-  app.add_option("--model", options.models,
-                 "Model directory (Hugging Face layout), as [NAME=]DIR; repeat for several models")
-      ->required()
-      ->type_name("[NAME=]DIR");
-  app.add_option("--tp", options.tp, "Tensor-parallel ranks per model")
-      ->check(CLI::IsMember({1, 2, 4, 8}));
+void AddDoors(CLI::App& app, CoordinatorOptions& options) {
   app.add_option("--listen", options.listen,
                  "Address workers dial; use 0.0.0.0:PORT for workers on other machines");
   app.add_option("--host", options.host, "Address of the HTTP, gRPC and health doors");
@@ -33,7 +21,9 @@ std::optional<int> ParseCoordinatorOptions(int argc, char** argv, CoordinatorOpt
                  "Port of grpc.health.v1 alone, 0 picks a free one")
       ->check(CLI::Range(0, 65535));
   app.add_flag("--reflection", options.reflection, "Serve gRPC reflection (for grpcurl)");
+}
 
+void AddLimits(CLI::App& app, CoordinatorOptions& options) {
   app.add_option("--dtype", options.dtype,
                  "Weights and activations: auto is float32 for float32 checkpoints, else bfloat16")
       ->check(CLI::IsMember({"auto", "bfloat16", "float32"}));
@@ -54,7 +44,9 @@ std::optional<int> ParseCoordinatorOptions(int argc, char** argv, CoordinatorOpt
   app.add_option("--waiting-max", options.waiting_max,
                  "Requests that may wait; more are refused with 429")
       ->check(CLI::Range(1, 1000000));
+}
 
+void AddLife(CLI::App& app, CoordinatorOptions& options) {
   app.add_option("--heartbeat-ms", options.heartbeat_ms, "Heartbeat interval of the workers")
       ->check(CLI::Range(10, 60000));
   app.add_option("--heartbeats-missed-max", options.heartbeats_missed_max,
@@ -71,6 +63,27 @@ std::optional<int> ParseCoordinatorOptions(int argc, char** argv, CoordinatorOpt
                "Exit with the reason when a model cannot be loaded, instead of waiting for others");
   app.add_option("--log-level", options.log_level, "Least severe message to log")
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
+}
+
+}  // namespace
+
+std::optional<int> ParseCoordinatorOptions(int argc, char** argv, CoordinatorOptions& options) {
+  CLI::App app(
+      "The Tessera coordinator: owns requests, scheduling and the front doors. Workers dial it;\n"
+      "clients speak the OpenAI HTTP API or gRPC. `tessera serve` starts it with its workers.",
+      "tessera-coordinator");
+  app.set_version_flag("--version", kVersion);
+  app.option_defaults()->always_capture_default();
+
+  app.add_option("--model", options.models,
+                 "Model directory (Hugging Face layout), as [NAME=]DIR; repeat for several models")
+      ->required()
+      ->type_name("[NAME=]DIR");
+  app.add_option("--tp", options.tp, "Tensor-parallel ranks per model")
+      ->check(CLI::IsMember({1, 2, 4, 8}));
+  AddDoors(app, options);
+  AddLimits(app, options);
+  AddLife(app, options);
   try {
     app.parse(argc, argv);
     if (options.rows_max > options.tokens_max) {

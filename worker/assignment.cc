@@ -183,7 +183,7 @@ void Assignment::SendReady() {
   link_.Send(message);
   parts_.log.Info("ready: weights ", weights.resident_bytes, " bytes, KV cache ",
                   engine_->kv_bytes(), " bytes, activations ", engine_->activation_bytes(),
-                  " bytes");
+                  " bytes, collectives by ", cluster::v1::CommKind_Name(assign_.comm()));
 }
 
 absl::Status Assignment::ServeSteps() {

@@ -10,6 +10,7 @@
 #include "base/status.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/thread_pool.h"
+#include "worker/probe.h"
 
 namespace tessera {
 
@@ -29,6 +30,13 @@ absl::StatusOr<std::unique_ptr<Device>> Device::Open(const std::string& name, in
     return absl::InvalidArgumentError(
         absl::StrCat("--threads ", threads, " must be 1 to ", kDeviceThreadsMax));
   }
+  if (name == "auto") {
+    if (ProbeMachine().gpu.device_nodes.empty()) return Open("cpu", threads);
+    absl::StatusOr<std::unique_ptr<Device>> gpu = Open("cuda:0", threads);
+    // A machine with a GPU may still run a build without CUDA.
+    return absl::IsUnimplemented(gpu.status()) ? Open("cpu", threads) : std::move(gpu);
+  }
+  if (name == "cuda") return Open("cuda:0", threads);
   if (name == "cpu") {
     TESSERA_ASSIGN_OR_RETURN(std::unique_ptr<Ops> ops, NewCpuOps());
     return std::unique_ptr<Device>(new Device("cpu", CpuNumericsName(), std::move(ops), threads));
@@ -37,7 +45,7 @@ absl::StatusOr<std::unique_ptr<Device>> Device::Open(const std::string& name, in
   int index = 0;
   if (!absl::ConsumePrefix(&number, "cuda:") || !absl::SimpleAtoi(number, &index) || index < 0) {
     return absl::InvalidArgumentError(
-        absl::StrCat("--device ", name, " is not known; use cpu, or cuda:N for GPU N"));
+        absl::StrCat("--device ", name, " is not known; use auto, cpu, or cuda:N for GPU N"));
   }
   TESSERA_ASSIGN_OR_RETURN(std::unique_ptr<Ops> ops, NewCudaOps(index));
   return std::unique_ptr<Device>(new Device("cuda", "cuda", std::move(ops), threads));

@@ -83,7 +83,7 @@ absl::Status Link::SayHello(const cluster::v1::Hello& hello) {
     welcome_ = first.welcome();
     return absl::OkStatus();
   }
-  context_.TryCancel();
+  if (read) context_.TryCancel();
   absl::Status status = EndStatus();
   if (late) {
     status = absl::UnavailableError(absl::StrCat("the coordinator at ", address_,

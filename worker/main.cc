@@ -28,7 +28,7 @@ constexpr absl::Duration kLeaveWithin = absl::Milliseconds(1800);
 
 struct Flags {
   tessera::ServiceOptions service;
-  std::string device = "cpu";
+  std::string device = "auto";
   int threads = 1;
   double reconnect_seconds = 60;
   std::string log_level = "info";
@@ -41,12 +41,14 @@ void Declare(CLI::App& app, Flags& flags) {
   app.add_option("--coordinator", flags.service.coordinator_address,
                  "host:port of the coordinator (its --listen address)")
       ->type_name("HOST:PORT");
-  app.add_option("--model-root", flags.service.model_root,
-                 "where models are: the model's own directory, or the folder that holds it")
+  app.add_option("--model-root", flags.service.model_roots,
+                 "where models are: the model's own directory, or the folder that holds it; may be given "
+                 "several times")
       ->type_name("DIR")
       ->check(CLI::ExistingDirectory)
       ->capture_default_str();
-  app.add_option("--device", flags.device, "what to compute on: cpu, or cuda:N for GPU N")
+  app.add_option("--device", flags.device, "what to compute on: cpu, cuda:N for GPU N, or auto: the first GPU if this build and this "
+                 "machine have one, else cpu")
       ->type_name("DEVICE")
       ->capture_default_str();
   app.add_option(

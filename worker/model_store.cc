@@ -7,6 +7,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_format.h"
 #include "base/status.h"
 #include "models/checkpoint.h"
@@ -75,20 +76,29 @@ absl::StatusOr<DType> ParseComputeDType(const std::string& field, const std::str
                                                  "'; this worker computes in float32 or bfloat16"));
 }
 
-absl::StatusOr<std::string> ModelStore::Resolve(const std::string& dir_name) const {
+absl::StatusOr<std::unique_ptr<Checkpoint>> ModelStore::OpenModel(const Assign& assign) const {
+  const std::string& dir_name = assign.model_dir_name();
   if (dir_name.empty() || dir_name == "." || dir_name == ".." || absl::StrContains(dir_name, '/') ||
       absl::StrContains(dir_name, '\0')) {
     return absl::InvalidArgumentError(
         absl::StrCat("Assign.model_dir_name is '", dir_name, "', not the name of a directory"));
   }
-  const fs::path root(model_root_);
-  std::error_code ignored;
-  if (fs::exists(root / dir_name / "config.json", ignored)) return (root / dir_name).string();
-  if (fs::exists(root / "config.json", ignored)) return root.string();
+  absl::Status first_error = absl::OkStatus();
+  for (const std::string& root : model_roots_) {
+    for (const fs::path& directory : {fs::path(root) / dir_name, fs::path(root)}) {
+      std::error_code ignored;
+      if (!fs::exists(directory / "config.json", ignored)) continue;
+      absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint = Checkpoint::Open(directory.string());
+      const absl::Status status =
+          checkpoint.ok() ? CheckDigest(**checkpoint, assign) : checkpoint.status();
+      if (status.ok()) return checkpoint;
+      first_error.Update(status);
+    }
+  }
+  if (!first_error.ok()) return first_error;
   return absl::NotFoundError(absl::StrCat(
-      "no model '", dir_name, "' under --model-root ", model_root_, ": neither ",
-      (root / dir_name / "config.json").string(), " nor ", (root / "config.json").string(),
-      " exists; pass the directory that holds the model as --model-root"));
+      "no model '", dir_name, "' under --model-root ", absl::StrJoin(model_roots_, ", "),
+      ": pass the directory that holds it, or the model's own directory, as --model-root"));
 }
 
 absl::StatusOr<ModelStore::Result> ModelStore::Get(const Assign& assign, const ExecContext& ctx,
@@ -100,12 +110,9 @@ absl::StatusOr<ModelStore::Result> ModelStore::Get(const Assign& assign, const E
   held_.reset();
   held_key_.clear();
 
-  TESSERA_ASSIGN_OR_RETURN(const std::string directory, Resolve(assign.model_dir_name()));
-  TESSERA_ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint,
-                           Checkpoint::Open(directory));
-  TESSERA_RETURN_IF_ERROR(CheckDigest(*checkpoint, assign));
+  TESSERA_ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, OpenModel(assign));
   auto model = std::make_shared<LoadedModel>();
-  model->directory = directory;
+  model->directory = checkpoint->directory();
   TESSERA_ASSIGN_OR_RETURN(model->spec, ParseModelSpec(checkpoint->config_json()));
   const int tp = static_cast<int>(assign.tp());
   TESSERA_RETURN_IF_ERROR(CheckTensorParallel(model->spec, tp));

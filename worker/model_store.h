@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "base/clock.h"
@@ -39,14 +40,14 @@ absl::StatusOr<DType> ParseComputeDType(const std::string& field, const std::str
 class ModelStore {
  public:
   // `ops` and `clock` must outlive the store and the weights it gave out.
-  ModelStore(std::string model_root, Ops& ops, const Clock& clock)
-      : model_root_(std::move(model_root)), ops_(ops), clock_(clock) {}
+  ModelStore(std::vector<std::string> model_roots, Ops& ops, const Clock& clock)
+      : model_roots_(std::move(model_roots)), ops_(ops), clock_(clock) {}
 
   struct Result {
     std::shared_ptr<const LoadedModel> model;
     bool reused = false;  // was in memory already
   };
-  // `assign` has passed CheckAssign. NOT_FOUND when no such model is under the root,
+  // `assign` has passed CheckAssign. NOT_FOUND when no such model is under the roots,
   // FAILED_PRECONDITION naming both digests and the path when it is another model,
   // RESOURCE_EXHAUSTED naming what is wanted and what there is, or what the checkpoint's reader,
   // the loader or `progress` say.
@@ -54,9 +55,10 @@ class ModelStore {
                              const LoadProgressFn& progress);
 
  private:
-  absl::StatusOr<std::string> Resolve(const std::string& dir_name) const;
+  // The first directory under the roots that may be the model and has its digest.
+  absl::StatusOr<std::unique_ptr<Checkpoint>> OpenModel(const cluster::v1::Assign& assign) const;
 
-  const std::string model_root_;
+  const std::vector<std::string> model_roots_;
   Ops& ops_;
   const Clock& clock_;
   std::string held_key_;  // of held_, "" without

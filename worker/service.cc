@@ -59,7 +59,7 @@ Service::Service(ServiceOptions options, Device& device, const Clock& clock, Eve
       clock_(clock),
       log_(log),
       device_(device),
-      store_(options_.model_root, device.ops(), clock) {}
+      store_(options_.model_roots, device.ops(), clock) {}
 
 cluster::v1::Hello Service::MakeHello() const {
   const MachineFacts facts = ProbeMachine();

@@ -22,7 +22,7 @@ namespace tessera {
 
 struct ServiceOptions {
   std::string coordinator_address;  // "host:port"
-  std::string model_root = ".";
+  std::vector<std::string> model_roots = {"."};
   std::string worker_name;
   absl::Duration reconnect = absl::Seconds(60);  // how long to dial before giving up
 };

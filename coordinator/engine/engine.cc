@@ -89,9 +89,8 @@ absl::Status Engine::Submit(std::shared_ptr<const Request> request,
       return absl::NotFoundError(absl::StrCat("there is no model number ", model));
     }
     has_ready_group =
-        std::any_of(stats_.groups.begin(), stats_.groups.end(), [&](const GroupStats& group) {
-          return group.model == model && group.ready;
-        });
+        std::any_of(stats_.groups.begin(), stats_.groups.end(),
+                    [&](const GroupStats& group) { return group.model == model && group.ready; });
     if (has_ready_group) ++open_requests_;
   }
   if (!has_ready_group) {

@@ -1,5 +1,5 @@
-// The engine: one thread that owns the scheduler, a bounded inbox in front of it, an outbox behind it.
-// Front doors submit and cancel from any thread; the cluster posts results from its own.
+// The engine: one thread that owns the scheduler, a bounded inbox in front of it, an outbox behind
+// it. Front doors submit and cancel from any thread; the cluster posts results from its own.
 
 #ifndef TESSERA_COORDINATOR_ENGINE_ENGINE_H_
 #define TESSERA_COORDINATOR_ENGINE_ENGINE_H_
@@ -35,13 +35,13 @@ class Engine {
   ~Engine();
 
   void Start();
-  // Stops the thread; requests still open end with kError UNAVAILABLE, later ones are refused. For the
-  // thread that owns the engine; a second call does nothing.
+  // Stops the thread; requests still open end with kError UNAVAILABLE, later ones are refused. For
+  // the thread that owns the engine; a second call does nothing.
   void Stop();
 
   RequestId NextRequestId();
-  // Takes a request or refuses it before any work: RESOURCE_EXHAUSTED when the queue is full, UNAVAILABLE
-  // while draining or when the model has no ready group. Any thread.
+  // Takes a request or refuses it before any work: RESOURCE_EXHAUSTED when the queue is full,
+  // UNAVAILABLE while draining or when the model has no ready group. Any thread.
   absl::Status Submit(std::shared_ptr<const Request> request, std::shared_ptr<RequestStream> stream)
       ABSL_LOCKS_EXCLUDED(mutex_);
   // Any thread; unknown or finished requests are ignored.

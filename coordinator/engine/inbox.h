@@ -1,6 +1,7 @@
-// What waits for the engine thread. New requests are bounded: a place is taken at PushRequest and given
-// back when the scheduler has let the request run or ended it, so that a full queue is refused before any
-// work. Everything else is never refused: there are at most a few events per open request and group.
+// What waits for the engine thread. New requests are bounded: a place is taken at PushRequest and
+// given back when the scheduler has let the request run or ended it, so that a full queue is
+// refused before any work. Everything else is never refused: there are at most a few events per
+// open request and group.
 //
 // Pushed to from any thread; WaitAndDrain and Settle belong to the engine thread.
 

@@ -1,5 +1,5 @@
-// Streams and per-request metrics; see outbox.h. Each figure is counted in one place: tokens as they are
-// handed out, everything about a whole request when it ends.
+// Streams and per-request metrics; see outbox.h. Each figure is counted in one place: tokens as
+// they are handed out, everything about a whole request when it ends.
 
 #include "coordinator/engine/outbox.h"
 
@@ -38,7 +38,8 @@ void Outbox::CountTokens(const RequestUpdate& update, absl::Time now, OpenReques
   ModelMetrics& metrics = metrics_.model(open.request->model);
   if (!open.scheduled && update.first_scheduled != absl::InfiniteFuture()) {
     open.scheduled = true;
-    metrics.queue_time->Observe(absl::ToDoubleSeconds(update.first_scheduled - open.request->arrival));
+    metrics.queue_time->Observe(
+        absl::ToDoubleSeconds(update.first_scheduled - open.request->arrival));
   }
   const size_t count = update.tokens.size();
   if (count == 0) return;

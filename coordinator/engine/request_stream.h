@@ -1,5 +1,5 @@
-// The outbox of one request: the engine thread pushes updates in, one consumer (an HTTP or gRPC session)
-// takes them out. Bounded by the request's own max_tokens, integers only.
+// The outbox of one request: the engine thread pushes updates in, one consumer (an HTTP or gRPC
+// session) takes them out. Bounded by the request's own max_tokens, integers only.
 
 #ifndef TESSERA_COORDINATOR_ENGINE_REQUEST_STREAM_H_
 #define TESSERA_COORDINATOR_ENGINE_REQUEST_STREAM_H_
@@ -15,8 +15,8 @@ namespace tessera {
 
 class RequestStream {
  public:
-  // `wake` is called on the engine thread whenever the stream goes from empty to not empty; it must only
-  // schedule work elsewhere.
+  // `wake` is called on the engine thread whenever the stream goes from empty to not empty; it must
+  // only schedule work elsewhere.
   explicit RequestStream(std::function<void()> wake) : wake_(std::move(wake)) {}
 
   void Push(RequestUpdate update) ABSL_LOCKS_EXCLUDED(mutex_);

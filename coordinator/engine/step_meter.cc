@@ -1,5 +1,6 @@
-// Step, rank and queue metrics; see step_meter.h. A rank's device time is split into compute, collective
-// and sample (as it reports them), overhead (the rest of the step) and idle (the gap before it).
+// Step, rank and queue metrics; see step_meter.h. A rank's device time is split into compute,
+// collective and sample (as it reports them), overhead (the rest of the step) and idle (the gap
+// before it).
 
 #include "coordinator/engine/step_meter.h"
 
@@ -96,7 +97,8 @@ void StepMeter::Observe(const SchedulerStats& stats) {
     double fullest = 0;
     for (size_t g = 0; g < usage[model].total.size(); ++g) {
       const double total = static_cast<double>(usage[model].total[g]);
-      if (total > 0) fullest = std::max(fullest, 1 - static_cast<double>(usage[model].free[g]) / total);
+      if (total > 0)
+        fullest = std::max(fullest, 1 - static_cast<double>(usage[model].free[g]) / total);
     }
     ModelMetrics& metrics = metrics_.model(model);
     metrics.requests_running->Set(static_cast<double>(stats.models[model].running));

@@ -1,5 +1,6 @@
-// Metrics of steps, ranks and queues, from what passes through the engine: StepDone for what was computed,
-// GroupReady for which model a group serves, the scheduler's figures for the gauges. Engine thread only.
+// Metrics of steps, ranks and queues, from what passes through the engine: StepDone for what was
+// computed, GroupReady for which model a group serves, the scheduler's figures for the gauges.
+// Engine thread only.
 
 #ifndef TESSERA_COORDINATOR_ENGINE_STEP_METER_H_
 #define TESSERA_COORDINATOR_ENGINE_STEP_METER_H_

@@ -80,8 +80,8 @@ void BlockManager::CheckInvariants(absl::Span<const BlockTables* const> live) co
     }
     p.pool.CheckInvariants(references);
     TESSERA_CHECK(p.pool.free() + p.pool.pinned() + held == p.pool.total())
-        << "free " << p.pool.free() << ", pinned " << p.pool.pinned() << ", held " << held << ", total "
-        << p.pool.total();
+        << "free " << p.pool.free() << ", pinned " << p.pool.pinned() << ", held " << held
+        << ", total " << p.pool.total();
     TESSERA_CHECK(p.reserved == reserved) << p.reserved << " promised, tables say " << reserved;
     TESSERA_CHECK(p.reserved <= p.pool.free())
         << p.reserved << " promised, " << p.pool.free() << " free";

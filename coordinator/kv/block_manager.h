@@ -1,9 +1,9 @@
-// The KV cache of one group for one epoch: one pool per KvGroup, and the promises made at admission. The
-// scheduler asks it for whole sequences, in tokens; it alone knows blocks. When the epoch ends it is
-// thrown away whole. Engine thread only.
+// The KV cache of one group for one epoch: one pool per KvGroup, and the promises made at
+// admission. The scheduler asks it for whole sequences, in tokens; it alone knows blocks. When the
+// epoch ends it is thrown away whole. Engine thread only.
 //
-// Every KvGroup keeps a sequence's whole length, also one with a window. Copy-on-write belongs in Extend:
-// a last block that others hold too is copied before it is written.
+// Every KvGroup keeps a sequence's whole length, also one with a window. Copy-on-write belongs in
+// Extend: a last block that others hold too is copied before it is written.
 
 #ifndef TESSERA_COORDINATOR_KV_BLOCK_MANAGER_H_
 #define TESSERA_COORDINATOR_KV_BLOCK_MANAGER_H_
@@ -39,9 +39,7 @@ class BlockManager {
   int64_t block_size() const { return block_size_; }
   int64_t total(int group) const { return pools_[group].pool.total(); }
   // Neither held, nor pinned, nor promised: what admission can still give.
-  int64_t available(int group) const {
-    return pools_[group].pool.free() - pools_[group].reserved;
-  }
+  int64_t available(int group) const { return pools_[group].pool.free() - pools_[group].reserved; }
 
   // `live` are all the tables that hold blocks of this manager.
   void CheckInvariants(absl::Span<const BlockTables* const> live) const;

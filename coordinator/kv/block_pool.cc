@@ -1,5 +1,5 @@
-// Free list, reference counts and pins of one KvGroup's blocks; see block_pool.h. Every operation is O(1)
-// except Retire, which looks at the pinned blocks.
+// Free list, reference counts and pins of one KvGroup's blocks; see block_pool.h. Every operation
+// is O(1) except Retire, which looks at the pinned blocks.
 
 #include "coordinator/kv/block_pool.h"
 
@@ -67,15 +67,16 @@ void BlockPool::CheckInvariants(absl::Span<const uint32_t> references) const {
     const BlockId id = free_[(free_begin_ + static_cast<size_t>(i)) % free_.size()];
     note_unheld(id);
     TESSERA_CHECK(blocks_[id].last_plan <= retired_plan_)
-        << "free block " << id << " is named by plan " << blocks_[id].last_plan << ", retired up to "
-        << retired_plan_;
+        << "free block " << id << " is named by plan " << blocks_[id].last_plan
+        << ", retired up to " << retired_plan_;
   }
   for (BlockId id : pinned_) note_unheld(id);
   for (BlockId id = 0; id < blocks_.size(); ++id) {
     TESSERA_CHECK(blocks_[id].ref_count == references[id])
         << "block " << id << " counts " << blocks_[id].ref_count << " tables, " << references[id]
         << " hold it";
-    TESSERA_CHECK(unheld[id] == (references[id] == 0)) << "block " << id << " is lost or free in use";
+    TESSERA_CHECK(unheld[id] == (references[id] == 0))
+        << "block " << id << " is lost or free in use";
   }
 }
 

@@ -1,8 +1,9 @@
-// The blocks of one KvGroup in one epoch of a group. A block is free only when no table holds it and the
-// last plan that names it has retired: until then a rank may still read or write it.
+// The blocks of one KvGroup in one epoch of a group. A block is free only when no table holds it
+// and the last plan that names it has retired: until then a rank may still read or write it.
 //
-// Blocks are handed out in a fixed order, the longest free one first; starting with 0, 1, 2, ... That is
-// also the order in which a prefix cache wants to forget. Called by BlockManager, engine thread only.
+// Blocks are handed out in a fixed order, the longest free one first; starting with 0, 1, 2, ...
+// That is also the order in which a prefix cache wants to forget. Called by BlockManager, engine
+// thread only.
 
 #ifndef TESSERA_COORDINATOR_KV_BLOCK_POOL_H_
 #define TESSERA_COORDINATOR_KV_BLOCK_POOL_H_
@@ -37,11 +38,11 @@ class BlockPool {
  private:
   void PutFree(BlockId id);
 
-  std::vector<Block> blocks_;   // index = BlockId
-  std::vector<BlockId> free_;   // ring: free_count_ ids from free_begin_ on
+  std::vector<Block> blocks_;  // index = BlockId
+  std::vector<BlockId> free_;  // ring: free_count_ ids from free_begin_ on
   size_t free_begin_ = 0;
   int64_t free_count_ = 0;
-  std::vector<BlockId> pinned_; // in order of release
+  std::vector<BlockId> pinned_;  // in order of release
   uint64_t retired_plan_ = 0;
 };
 

@@ -1,5 +1,5 @@
-// Everything that can happen to the scheduler. Events are applied in order on the engine thread; the
-// simulator posts the same ones.
+// Everything that can happen to the scheduler. Events are applied in order on the engine thread;
+// the simulator posts the same ones.
 
 #ifndef TESSERA_COORDINATOR_SCHED_EVENT_H_
 #define TESSERA_COORDINATOR_SCHED_EVENT_H_
@@ -27,22 +27,23 @@ struct Cancel {
   FinishReason reason = FinishReason::kCancelled;
 };
 
-// All ranks of the group have answered a plan. `result` is rank 0's; `rank_results` are all of them for
-// telemetry and the ledger, in rank order.
+// All ranks of the group have answered a plan. `result` is rank 0's; `rank_results` are all of them
+// for telemetry and the ledger, in rank order.
 struct StepDone {
   uint32_t group = 0;
   std::vector<cluster::v1::StepResult> rank_results;
 };
 
-// The text side found a stop string: the request ends with the token at `index` (0 = first output token)
-// as its last one. Tokens after it are never emitted or billed.
+// The text side found a stop string: the request ends with the token at `index` (0 = first output
+// token) as its last one. Tokens after it are never emitted or billed.
 struct TextStop {
   RequestId request = 0;
   uint32_t choice = 0;
   uint32_t index = 0;
 };
 
-// RESERVED: a grammar mask is ready. Applying one is a broken invariant until constrained output lands.
+// RESERVED: a grammar mask is ready. Applying one is a broken invariant until constrained output
+// lands.
 struct MaskReady {
   RequestId request = 0;
 };
@@ -75,9 +76,9 @@ using Event = std::variant<NewRequest, Cancel, StepDone, TextStop, MaskReady, Gr
 struct RequestUpdate {
   RequestId request = 0;
   uint32_t choice = 0;
-  uint32_t first_index = 0;     // of tokens, among the request's output tokens
-  // Newly committed, the stop token that ends the request included; may be empty. Inlined: one token per
-  // step is the steady state and must not touch the heap.
+  uint32_t first_index = 0;  // of tokens, among the request's output tokens
+  // Newly committed, the stop token that ends the request included; may be empty. Inlined: one
+  // token per step is the steady state and must not touch the heap.
   absl::InlinedVector<int32_t, 4> tokens;
   bool finished = false;
   FinishReason reason = FinishReason::kStop;  // when finished
@@ -85,7 +86,8 @@ struct RequestUpdate {
   uint32_t prompt_tokens = 0;                 // when finished
   uint32_t output_tokens = 0;
   uint32_t cached_tokens = 0;
-  absl::Time first_scheduled = absl::InfiniteFuture();  // when its first row was planned; never: infinite
+  absl::Time first_scheduled =
+      absl::InfiniteFuture();  // when its first row was planned; never: infinite
 };
 
 }  // namespace tessera

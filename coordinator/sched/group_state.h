@@ -1,5 +1,6 @@
-// One group as the scheduler sees it: its epoch, its KV cache, who runs there and what is in flight. It
-// outlives its epochs; what belongs to one is dropped when the group is lost. Engine thread only.
+// One group as the scheduler sees it: its epoch, its KV cache, who runs there and what is in
+// flight. It outlives its epochs; what belongs to one is dropped when the group is lost. Engine
+// thread only.
 
 #ifndef TESSERA_COORDINATOR_SCHED_GROUP_STATE_H_
 #define TESSERA_COORDINATOR_SCHED_GROUP_STATE_H_
@@ -39,8 +40,8 @@ struct GroupState {
   std::vector<std::unique_ptr<Sequence>> ended;
 
   // For ever.
-  uint64_t steps = 0;                // answered, of all epochs, heartbeats included
-  absl::Time last_plan_time;         // or when the group became ready
+  uint64_t steps = 0;         // answered, of all epochs, heartbeats included
+  absl::Time last_plan_time;  // or when the group became ready
   absl::Time last_progress = absl::InfinitePast();
 };
 

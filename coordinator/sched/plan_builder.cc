@@ -1,5 +1,5 @@
-// Choosing rows and packing them; see plan_builder.h. In steady decode nothing is allocated per row: the
-// columns get their length once and are filled in place.
+// Choosing rows and packing them; see plan_builder.h. In steady decode nothing is allocated per
+// row: the columns get their length once and are filled in place.
 
 #include "coordinator/sched/plan_builder.h"
 
@@ -41,8 +41,8 @@ void AddReset(const Sequence& sequence, int row, StepPlan& plan) {
   to.set_seed(from.seed);
 }
 
-// Makes the tables hold the row's tokens and appends the block ids that the ranks do not know yet: the
-// whole tables on the first row of a sequence, else what was added.
+// Makes the tables hold the row's tokens and appends the block ids that the ranks do not know yet:
+// the whole tables on the first row of a sequence, else what was added.
 void AddBlocks(const PlannedRow& row, bool reset, BlockManager& blocks, uint32_t* num_new_blocks,
                StepPlan& plan) {
   Sequence& sequence = *row.sequence;

@@ -1,5 +1,5 @@
-// Which running sequences compute how many tokens in the next step, and that choice as packed columns.
-// Called by the scheduler for a group without a plan in flight; engine thread only.
+// Which running sequences compute how many tokens in the next step, and that choice as packed
+// columns. Called by the scheduler for a group without a plan in flight; engine thread only.
 
 #ifndef TESSERA_COORDINATOR_SCHED_PLAN_BUILDER_H_
 #define TESSERA_COORDINATOR_SCHED_PLAN_BUILDER_H_
@@ -23,8 +23,8 @@ struct PlanLimits {
 // admission as far as the token budget goes.
 std::vector<PlannedRow> ChooseRows(const std::vector<Sequence*>& running, const PlanLimits& limits);
 
-// The next plan of the group: extends block tables, notes the plan in `group` and in its sequences. With
-// nothing running it is the heartbeat.
+// The next plan of the group: extends block tables, notes the plan in `group` and in its sequences.
+// With nothing running it is the heartbeat.
 cluster::v1::StepPlan BuildPlan(const PlanLimits& limits, uint64_t term, absl::Time now,
                                 GroupState& group);
 

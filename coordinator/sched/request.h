@@ -16,20 +16,20 @@ namespace tessera {
 using RequestId = uint64_t;
 
 struct SamplingParams {
-  float temperature = 1.0f;  // 0: greedy
-  uint32_t top_k = 0;        // 0: off
-  float top_p = 1.0f;        // 1: off
-  uint64_t seed = 0;         // always set: a request without one gets one, recorded
-  uint32_t max_tokens = 0;   // >= 1; prompt + max_tokens <= context
+  float temperature = 1.0f;             // 0: greedy
+  uint32_t top_k = 0;                   // 0: off
+  float top_p = 1.0f;                   // 1: off
+  uint64_t seed = 0;                    // always set: a request without one gets one, recorded
+  uint32_t max_tokens = 0;              // >= 1; prompt + max_tokens <= context
   std::vector<int32_t> stop_token_ids;  // end tokens of the model included, unless ignore_eos
-  uint32_t num_choices = 1;  // RESERVED: n
+  uint32_t num_choices = 1;             // RESERVED: n
 };
 
 struct Request {
   RequestId id = 0;
-  std::string public_id;  // "cmpl-..." as the client and the logs see it
-  std::string tenant;     // RESERVED: from API keys; "default"
-  uint32_t model = 0;     // index in the coordinator's model list
+  std::string public_id;        // "cmpl-..." as the client and the logs see it
+  std::string tenant;           // RESERVED: from API keys; "default"
+  uint32_t model = 0;           // index in the coordinator's model list
   std::vector<int32_t> prompt;  // token ids, at least one
   SamplingParams sampling;
   absl::Time arrival;
@@ -43,7 +43,7 @@ enum class FinishReason {
   kLength,     // max_tokens or the end of the context
   kCancelled,  // the client went away or said so
   kDeadline,
-  kRejected,   // refused before any work
+  kRejected,  // refused before any work
   kError,
 };
 

@@ -1,5 +1,5 @@
-// The scheduler's surface: events in, plans and updates out. What happens inside is in scheduler_*.cc and
-// plan_builder.cc.
+// The scheduler's surface: events in, plans and updates out. What happens inside is in
+// scheduler_*.cc and plan_builder.cc.
 
 #include "coordinator/sched/scheduler.h"
 

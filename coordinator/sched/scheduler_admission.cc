@@ -1,6 +1,6 @@
-// Who may run: what is refused, what expires, and which group takes the next waiting sequence. A sequence
-// is admitted only when the blocks of its whole possible length are free, so nothing that runs ever has to
-// give blocks back.
+// Who may run: what is refused, what expires, and which group takes the next waiting sequence. A
+// sequence is admitted only when the blocks of its whole possible length are free, so nothing that
+// runs ever has to give blocks back.
 
 #include <algorithm>
 
@@ -25,7 +25,8 @@ absl::Status Scheduler::State::CheckRequest(const Request& request) const {
                                                    " tokens; the context holds ", context_max,
                                                    ", the answer included"));
   }
-  if (request.sampling.max_tokens == 0) return absl::InvalidArgumentError("max_tokens must be >= 1");
+  if (request.sampling.max_tokens == 0)
+    return absl::InvalidArgumentError("max_tokens must be >= 1");
   if (request.sampling.num_choices != 1) {
     return absl::UnimplementedError("more than one choice per request is not supported yet");
   }

@@ -1,5 +1,5 @@
-// What each event does; see event.h. Stale news (an older epoch, another step, a request that has ended)
-// changes nothing.
+// What each event does; see event.h. Stale news (an older epoch, another step, a request that has
+// ended) changes nothing.
 
 #include <algorithm>
 
@@ -44,8 +44,8 @@ void Scheduler::State::OnNewRequest(const NewRequest& event) {
     return;
   }
   auto [entry, is_new] = sequences.try_emplace(
-      request->id,
-      std::make_unique<Sequence>(request, next_ticket++, options.models[request->model].context_max));
+      request->id, std::make_unique<Sequence>(request, next_ticket++,
+                                              options.models[request->model].context_max));
   TESSERA_CHECK(is_new) << "request id " << request->id << " is used twice";
   Sequence& sequence = *entry->second;
   if (request->deadline != absl::InfiniteFuture()) {
@@ -71,12 +71,14 @@ void Scheduler::State::OnTextStop(const TextStop& event) {
   const int64_t kept = int64_t{event.index} + 1;
   if (event.choice != 0 || kept > committed) {
     End(*sequence, FinishReason::kError,
-        absl::InternalError(absl::StrCat("a stop was reported at token ", event.index, " of choice ",
-                                         event.choice, ", of ", committed, " tokens")),
+        absl::InternalError(absl::StrCat("a stop was reported at token ", event.index,
+                                         " of choice ", event.choice, ", of ", committed,
+                                         " tokens")),
         committed);
     return;
   }
-  // Tokens past the end that were committed in this turn are not told any more; earlier ones are out.
+  // Tokens past the end that were committed in this turn are not told any more; earlier ones are
+  // out.
   std::erase_if(updates, [&](const RequestUpdate& update) {
     return update.request == event.request && update.first_index >= kept;
   });
@@ -105,8 +107,7 @@ void Scheduler::State::OnStepDone(const StepDone& event, absl::Time now) {
   group->ended.clear();
 }
 
-void Scheduler::State::CommitRows(GroupState& group,
-                                  absl::Span<const int32_t> sampled) {
+void Scheduler::State::CommitRows(GroupState& group, absl::Span<const int32_t> sampled) {
   const size_t ended_before = group.ended.size();
   auto next_sampled = sampled.begin();
   for (const PlannedRow& row : group.planned) {
@@ -145,7 +146,8 @@ void Scheduler::State::CommitToken(GroupState& group, Sequence& sequence, int32_
   const bool stops = std::find(sequence.stop_token_ids.begin(), sequence.stop_token_ids.end(),
                                token) != sequence.stop_token_ids.end();
   if (stops || sequence.num_tokens() == sequence.num_tokens_max) {
-    end(stops ? FinishReason::kStop : FinishReason::kLength, absl::OkStatus(), index + 1, {&token, 1});
+    end(stops ? FinishReason::kStop : FinishReason::kLength, absl::OkStatus(), index + 1,
+        {&token, 1});
     return;
   }
   RequestUpdate& update = updates.emplace_back();

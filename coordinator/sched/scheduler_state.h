@@ -1,5 +1,5 @@
-// Everything the scheduler knows, and the steps that events and Schedule are made of. Private to the
-// scheduler*.cc files of this folder; engine thread only.
+// Everything the scheduler knows, and the steps that events and Schedule are made of. Private to
+// the scheduler*.cc files of this folder; engine thread only.
 
 #ifndef TESSERA_COORDINATOR_SCHED_SCHEDULER_STATE_H_
 #define TESSERA_COORDINATOR_SCHED_SCHEDULER_STATE_H_
@@ -68,9 +68,9 @@ struct Scheduler::State {
   uint64_t next_ticket = 1;
   uint64_t next_sequence_id = 1;  // never reused, in any epoch
   absl::flat_hash_map<RequestId, std::unique_ptr<Sequence>> sequences;  // looked up, never walked
-  std::set<std::pair<absl::Time, RequestId>> deadlines;                 // finite ones of `sequences`
-  std::vector<std::map<uint64_t, Sequence*>> waiting;  // per model, by ticket
-  std::map<uint32_t, GroupState> groups;               // by group id
+  std::set<std::pair<absl::Time, RequestId>> deadlines;  // finite ones of `sequences`
+  std::vector<std::map<uint64_t, Sequence*>> waiting;    // per model, by ticket
+  std::map<uint32_t, GroupState> groups;                 // by group id
   std::vector<RequestUpdate> updates;
 };
 

@@ -1,6 +1,6 @@
-// One request's tokens and how far the KV cache has followed them. There are no phases: a new prompt, a
-// decode step and a sequence that lost its group differ only in num_computed_tokens. Owned by the
-// scheduler, engine thread only.
+// One request's tokens and how far the KV cache has followed them. There are no phases: a new
+// prompt, a decode step and a sequence that lost its group differ only in num_computed_tokens.
+// Owned by the scheduler, engine thread only.
 
 #ifndef TESSERA_COORDINATOR_SCHED_SEQUENCE_H_
 #define TESSERA_COORDINATOR_SCHED_SEQUENCE_H_
@@ -37,8 +37,8 @@ struct Sequence {
 
   // On a group, while kRunning.
   GroupState* group = nullptr;
-  uint64_t id = 0;          // in plans; another one on every admission
-  uint64_t last_plan = 0;   // step id of the last plan with a row of this sequence, 0 for none
+  uint64_t id = 0;              // in plans; another one on every admission
+  uint64_t last_plan = 0;       // step id of the last plan with a row of this sequence, 0 for none
   int64_t num_held_tokens = 0;  // positions that the tables hold
   BlockTables tables;
 

@@ -80,7 +80,36 @@ struct TileRunner {
   }
 };
 
-// Calls write(row, column, n, values) for each finished piece of an output row.
+// Calls write(row, column, n, values) for each finished piece of an output row: all rows of a
+// pass, which begins at `first_row`, for output panels [begin, end).
+template <typename Write>
+void MultiplyPanels(const KernelTable& kernels, const PackedWeight& weight, const RowTiles& tiles,
+                    const float* packed, int64_t first_row, int64_t begin, int64_t end,
+                    Write write) {
+  TileRunner runner(kernels, weight);
+  // Panels that stay in the cache while the x tiles pass over them; tile 0 is the lowest, so it
+  // takes the most panels at once.
+  const int64_t group = kernels.panels[tiles.Height(0)];
+  for (int64_t group_begin = begin; group_begin < end; group_begin += group) {
+    const int64_t group_end = std::min(end, group_begin + group);
+    for (int64_t tile = 0; tile < tiles.tiles; ++tile) {
+      const int height = tiles.Height(tile);
+      int panels = kernels.panels[height];
+      for (int64_t panel = group_begin; panel < group_end; panel += panels) {
+        if (panel + panels > group_end) panels = 1;
+        runner.Run(packed + tiles.Begin(tile) * weight.columns(), height, panel, panels);
+        const int64_t column = panel * kPanelColumns;
+        const int64_t n = std::min<int64_t>(panels * kPanelColumns, weight.rows() - column);
+        for (int r = 0; r < height; ++r) {
+          write(first_row + tiles.Begin(tile) + r, column, n,
+                runner.result + r * panels * kPanelColumns);
+        }
+      }
+    }
+  }
+}
+
+// x . w^T, see MultiplyPanels for `write`.
 template <typename Write>
 void Multiply(const ExecContext& context, const KernelTable& kernels, const TensorView& x,
               const PackedWeight& weight, Write write) {
@@ -93,38 +122,15 @@ void Multiply(const ExecContext& context, const KernelTable& kernels, const Tens
   for (int64_t row = 0; row < x.dims[0]; row += pass_rows) {
     const int64_t rows = std::min(pass_rows, x.dims[0] - row);
     const RowTiles tiles{rows, (rows + kernels.rows_max - 1) / kernels.rows_max};
-    ParallelFor(context.threads, tiles.tiles, 1 + kGrain / (columns * kernels.rows_max),
-                [&](int64_t begin, int64_t end) {
-                  WithType(x.dtype,
-                           [&](auto t) { PackX<decltype(t)>(tiles, x, row, packed, begin, end); });
-                });
-    const int best_panels = kernels.panels[tiles.Height(0)];
+    const auto pack = [&](int64_t begin, int64_t end) {
+      WithType(x.dtype, [&](auto t) { PackX<decltype(t)>(tiles, x, row, packed, begin, end); });
+    };
+    ParallelFor(context.threads, tiles.tiles, 1 + kGrain / (columns * kernels.rows_max), pack);
+    const auto multiply = [&](int64_t begin, int64_t end) {
+      MultiplyPanels(kernels, weight, tiles, packed, row, begin, end, write);
+    };
     ParallelFor(context.threads, weight.panels(), 1 + kGrain / (rows * columns * kPanelColumns),
-                [&](int64_t begin, int64_t end) {
-                  TileRunner runner(kernels, weight);
-                  for (int64_t panel = begin; panel < end;) {
-                    const int64_t group = panel + best_panels <= end ? best_panels : 1;
-                    for (int64_t tile = 0; tile < tiles.tiles; ++tile) {
-                      const int height = tiles.Height(tile);
-                      const float* x_tile = packed + tiles.Begin(tile) * columns;
-                      int64_t done = 0;
-                      while (done < group) {
-                        const int fit = kernels.panels[height];
-                        const int panels = done + fit <= group ? fit : 1;
-                        runner.Run(x_tile, height, panel + done, panels);
-                        const int64_t column = (panel + done) * kPanelColumns;
-                        const int64_t n =
-                            std::min<int64_t>(panels * kPanelColumns, weight.rows() - column);
-                        for (int r = 0; r < height; ++r) {
-                          write(row + tiles.Begin(tile) + r, column, n,
-                                runner.result + r * panels * kPanelColumns);
-                        }
-                        done += panels;
-                      }
-                    }
-                    panel += group;
-                  }
-                });
+                multiply);
   }
 }
 

@@ -96,10 +96,9 @@ const KernelTable& PlainKernels();
 const KernelTable& Avx2Kernels();
 const KernelTable& Avx512Kernels();
 
-// What this machine can run, best last.
-bool IsaSupported(Isa isa);
+bool IsaSupported(Isa isa);  // by this machine
 Isa BestIsa();
-const KernelTable& KernelsFor(Isa isa);
+const KernelTable& KernelsFor(Isa isa);  // ends the process if not supported
 
 }  // namespace tessera::cpu
 

@@ -105,7 +105,7 @@ class BadModelTest(unittest.TestCase):
         self.refused("tp", flags=("--tp", "4"))
 
     def test_not_enough_memory_says_what_would_fit(self):
-        self.refused("memory", flags=("--tp", "2", "--memory", "4MiB"))
+        self.refused("does not fit", "what would fit", flags=("--tp", "2", "--memory", "4MiB"))
 
     def test_no_such_directory(self):
         shutil.rmtree(self.directory)

@@ -179,8 +179,9 @@ class LifeTest(unittest.TestCase):
                     worker.stop()
 
     def test_ranks_on_different_hosts_talk_over_gloo(self):
-        # Mount and IPC namespaces of its own make a process a host of its own, as far as shared memory goes.
-        wrapper = ("unshare", "--ipc", "--mount")
+        # Its own namespaces and its own /dev/shm make a process a host of its own, as far as ranks can tell.
+        wrapper = ("unshare", "--ipc", "--mount", "sh", "-c",
+                   'mount -t tmpfs none /dev/shm && exec "$@"', "sh")
         if subprocess.run([*wrapper, "true"], capture_output=True).returncode != 0:
             self.skipTest("may not make namespaces here")
         with Server("--listen", "127.0.0.1:0", "--tp", "2", program=("tessera-coordinator",),

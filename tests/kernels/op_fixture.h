@@ -20,6 +20,9 @@
 
 namespace tessera {
 
+inline constexpr DType kF32 = DType::kFloat32;
+inline constexpr DType kBf16 = DType::kBFloat16;
+
 struct Backend {
   std::string name;
   cpu::Isa isa;

@@ -4,7 +4,6 @@
 #include "kernels/philox.h"
 
 #include <cmath>
-#include <limits>
 
 #include "gtest/gtest.h"
 

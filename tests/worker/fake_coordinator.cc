@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
@@ -126,18 +128,22 @@ cluster::v1::Hello FakeCoordinator::AwaitHello(uint64_t worker) {
 std::optional<WorkerMessage> FakeCoordinator::Await(uint64_t worker,
                                                     WorkerMessage::MessageCase wanted) {
   absl::MutexLock lock(&mutex_);
-  WorkerMessage found;
-  const bool met = AwaitFor([&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  const auto position = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
     std::deque<WorkerMessage>& messages = workers_[worker].messages;
-    while (!messages.empty()) {
-      found = std::move(messages.front());
-      messages.pop_front();
-      if (found.message_case() == wanted) return true;
-    }
-    return false;
+    return std::find_if(messages.begin(), messages.end(), [wanted](const WorkerMessage& message) {
+      return message.message_case() == wanted;
+    });
+  };
+  // A condition may be asked more than once, so it changes nothing.
+  const bool met = AwaitFor([&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    return position() != workers_[worker].messages.end();
   });
   EXPECT_TRUE(met) << "worker " << worker << " did not send message " << wanted;
-  return met ? std::optional(found) : std::nullopt;
+  if (!met) return std::nullopt;
+  const auto at = position();
+  WorkerMessage found = std::move(*at);
+  workers_[worker].messages.erase(workers_[worker].messages.begin(), at + 1);
+  return found;
 }
 
 void FakeCoordinator::Send(uint64_t worker, const CoordinatorMessage& message) {

@@ -32,7 +32,7 @@ class FakeCoordinator final : public cluster::v1::Cluster::Service {
   void set_term(uint64_t term);
 
   // The next message of worker `worker` (1 for the first that joined) that `wanted` accepts; others
-  // before it are dropped. Fails the test after ten seconds.
+  // before it are dropped. Fails the test after twenty seconds.
   std::optional<cluster::v1::WorkerMessage> Await(uint64_t worker,
                                                   cluster::v1::WorkerMessage::MessageCase wanted);
   cluster::v1::Hello AwaitHello(uint64_t worker);

@@ -31,7 +31,7 @@ class RunningWorker {
       : device_(*Device::Open("cpu", 1)),
         log_(name, spdlog::level::off),
         service_({.coordinator_address = address,
-                  .model_root = model_root,
+                  .model_roots = {model_root},
                   .worker_name = name,
                   .reconnect = reconnect},
                  *device_, clock_, log_),

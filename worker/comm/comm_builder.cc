@@ -35,9 +35,12 @@ absl::Status Validate(const CommOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("COMM_SOLO is for one rank, the group has ", options.size));
   }
-  if (options.call_deadline <= absl::ZeroDuration() ||
-      options.connect_deadline <= absl::ZeroDuration()) {
-    return absl::InvalidArgumentError("communicator deadlines must be positive");
+  for (const absl::Duration deadline : {options.call_deadline, options.connect_deadline}) {
+    if (deadline <= absl::ZeroDuration() || deadline > kCommDeadlineMax) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("a communicator deadline of ", absl::FormatDuration(deadline),
+                       "; use more than 0, at most ", absl::FormatDuration(kCommDeadlineMax)));
+    }
   }
   return absl::OkStatus();
 }

@@ -27,6 +27,9 @@
 
 namespace tessera {
 
+// Of connecting and of one call.
+inline constexpr absl::Duration kCommDeadlineMax = absl::Hours(1);
+
 struct CommOptions {
   cluster::v1::CommKind kind = cluster::v1::COMM_SOLO;
   int rank = 0;

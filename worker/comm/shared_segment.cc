@@ -26,7 +26,7 @@
 namespace tessera {
 namespace {
 
-constexpr uint64_t kSegmentMagic = 0x3130'6765'7365'7374;  // "tsesg e01"; changes with the layout
+constexpr uint64_t kSegmentMagic = 0x3130'6765'7365'7374;  // "tseseg01"; changes with the layout
 constexpr absl::string_view kNamePrefix = "/tessera-comm-";
 constexpr size_t kNameBytesMax = 64;
 constexpr auto kStaleAge = std::chrono::seconds(60);

@@ -15,7 +15,7 @@
 namespace tessera::api {
 namespace {
 
-absl::StatusOr<std::string> Answer(FrontDoor& door, const std::string& body) {
+absl::StatusOr<std::string> AnswerDetokenize(FrontDoor& door, const std::string& body) {
   TESSERA_ASSIGN_OR_RETURN(const Json json, ParseJsonObject(body));
   const JsonFields fields(json);
   std::optional<std::string> name;
@@ -33,7 +33,7 @@ absl::StatusOr<std::string> Answer(FrontDoor& door, const std::string& body) {
 }  // namespace
 
 void HandleDetokenize(FrontDoor& door, HttpCall& call) {
-  auto answer = Answer(door, call.request().body);
+  auto answer = AnswerDetokenize(door, call.request().body);
   if (!answer.ok()) return call.ReplyError(answer.status());
   call.Reply({.status = 200, .body = *std::move(answer)});
 }

@@ -6,6 +6,7 @@
 #define TESSERA_COORDINATOR_API_HTTP_HTTP_CALL_H_
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>

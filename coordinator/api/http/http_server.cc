@@ -4,7 +4,6 @@
 
 #include <spdlog/spdlog.h>
 
-#include <boost/asio/dispatch.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>
 #include <utility>
@@ -18,8 +17,6 @@ namespace asio = boost::asio;
 using Error = boost::system::error_code;
 
 constexpr auto kAcceptPause = std::chrono::milliseconds(100);  // when the process has no file left
-
-void Accept(std::shared_ptr<HttpServer::Shared> shared);
 
 void OnAccept(const std::shared_ptr<HttpServer::Shared>& shared, HttpSession::Socket socket) {
   Error ignored;
@@ -58,7 +55,7 @@ void Accept(std::shared_ptr<HttpServer::Shared> shared) {
 }  // namespace
 
 HttpServer::HttpServer(IoPool& pool, HttpOptions options, Metrics& metrics)
-    : shared_(new Shared{.options = std::move(options), .pool = pool, .metrics = metrics}) {}
+    : shared_(std::make_shared<Shared>(std::move(options), pool, metrics)) {}
 
 HttpServer::~HttpServer() { Stop(); }
 

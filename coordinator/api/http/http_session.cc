@@ -79,6 +79,10 @@ void HttpSession::OnWatch(Error error, size_t bytes) {
   if (lingering_) return error ? Close() : LingerRead(kHttpLingerBytesMax);
   const bool cancelled =
       std::exchange(unwatching_, false) && error == asio::error::operation_aborted;
+  if (error == asio::error::eof && writing_ && call_ != nullptr && !call_->streaming()) {
+    keep_alive_ = false;  // the client has closed its half; the answer is on its way out already
+    return;
+  }
   if (error && !cancelled) {
     if (call_ != nullptr) call_status_ = 499;  // gone before its answer was complete
     return Close();

@@ -18,6 +18,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
@@ -27,14 +28,17 @@
 namespace tessera::api {
 
 struct HttpServer::Shared {
+  Shared(HttpOptions given, IoPool& io_pool, Metrics& all_metrics)
+      : options(std::move(given)), pool(io_pool), metrics(all_metrics) {}
+
   const HttpOptions options;
   IoPool& pool;
   Metrics& metrics;
   absl::Mutex mutex = {};
-  std::set<std::shared_ptr<HttpSession>> sessions ABSL_GUARDED_BY(mutex) = {};
+  std::set<std::shared_ptr<HttpSession>> sessions ABSL_GUARDED_BY(mutex);
   bool stopped ABSL_GUARDED_BY(mutex) = false;
   // On its own strand.
-  std::shared_ptr<boost::asio::ip::tcp::acceptor> acceptor = nullptr;
+  std::shared_ptr<boost::asio::ip::tcp::acceptor> acceptor;
 };
 
 class HttpSession : public std::enable_shared_from_this<HttpSession> {

@@ -1,5 +1,6 @@
-// Time the scheduler takes per step in steady decode: apply the StepDone of one step, build the next plan,
-// hand out the updates. Arguments: running sequences. Serialization of the plan is a benchmark of its own.
+// Time the scheduler takes per step in steady decode: apply the StepDone of one step, build the
+// next plan, hand out the updates. Arguments: running sequences. Serialization of the plan is a
+// benchmark of its own.
 
 #include <benchmark/benchmark.h>
 
@@ -18,9 +19,9 @@ namespace {
 using cluster::v1::StepPlan;
 using cluster::v1::StepResult;
 
-constexpr int64_t kContext = 32768;      // tokens
-constexpr int64_t kPrompt = 64;          // tokens
-constexpr int64_t kBlockSize = 16;       // tokens
+constexpr int64_t kContext = 32768;  // tokens
+constexpr int64_t kPrompt = 64;      // tokens
+constexpr int64_t kBlockSize = 16;   // tokens
 
 // A group in steady decode, answered by a rank that always samples token 7.
 class SteadyDecode {
@@ -98,7 +99,12 @@ void BM_StepInSteadyDecode(benchmark::State& state) {
     state.SetIterationTime(absl::ToDoubleSeconds(absl::Now() - begin));
   }
 }
-BENCHMARK(BM_StepInSteadyDecode)->Arg(1)->Arg(64)->Arg(1024)->UseManualTime()->Iterations(5000)
+BENCHMARK(BM_StepInSteadyDecode)
+    ->Arg(1)
+    ->Arg(64)
+    ->Arg(1024)
+    ->UseManualTime()
+    ->Iterations(5000)
     ->Unit(benchmark::kMicrosecond);
 
 void BM_SerializePlan(benchmark::State& state) {

@@ -16,13 +16,13 @@ using nlohmann::json;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-constexpr char kAnswer[] = "The scheduler admits a request when its blocks are free.";
+constexpr char kScriptedAnswer[] = "The scheduler admits a request when its blocks are free.";
 
 class HttpGenerationTest : public ApiFixture {
  protected:
   void SetUp() override {
     ApiFixture::SetUp();
-    AnswerWith(kAnswer);
+    AnswerWith(kScriptedAnswer);
   }
   static std::string ChatBody(const std::string& more = "") {
     return absl::StrCat(R"({"model":"demo","messages":[{"role":"user","content":"Why?"}])", more,
@@ -38,7 +38,7 @@ class HttpGenerationTest : public ApiFixture {
     }
     return text;
   }
-  size_t AnswerTokens() const { return Encode(model_, kAnswer).size() + 1; }  // and the end token
+  size_t AnswerTokens() const { return Encode(model_, kScriptedAnswer).size() + 1; }  // and the end token
 };
 
 TEST_F(HttpGenerationTest, WholeChatAnswer) {
@@ -54,7 +54,7 @@ TEST_F(HttpGenerationTest, WholeChatAnswer) {
   ASSERT_EQ(body["choices"].size(), 1u);
   EXPECT_EQ(body["choices"][0]["index"], 0);
   EXPECT_EQ(body["choices"][0]["message"]["role"], "assistant");
-  EXPECT_EQ(body["choices"][0]["message"]["content"], kAnswer);
+  EXPECT_EQ(body["choices"][0]["message"]["content"], kScriptedAnswer);
   EXPECT_EQ(body["choices"][0]["finish_reason"], "stop");
   const json& usage = body["usage"];
   const json counted =
@@ -86,7 +86,7 @@ TEST_F(HttpGenerationTest, StreamedChatAnswer) {
   const json last = json::parse(events[events.size() - 3]);
   EXPECT_EQ(last["choices"][0]["finish_reason"], "stop");
   EXPECT_EQ(last["choices"][0]["delta"], json::object());
-  EXPECT_EQ(Joined(response, true), kAnswer);
+  EXPECT_EQ(Joined(response, true), kScriptedAnswer);
   for (size_t i = 0; i + 1 < events.size(); ++i) {
     EXPECT_EQ(json::parse(events[i])["id"], first["id"]);
   }
@@ -112,7 +112,7 @@ TEST_F(HttpGenerationTest, PlainCompletionsInEveryForm) {
     EXPECT_EQ(body["choices"][0]["finish_reason"], "length");
     EXPECT_EQ(body["usage"]["completion_tokens"], 4);
     const std::string text = body["choices"][0]["text"];
-    EXPECT_EQ(std::string(kAnswer).rfind(text, 0), 0u) << text;
+    EXPECT_EQ(std::string(kScriptedAnswer).rfind(text, 0), 0u) << text;
 
     request["stream"] = true;
     const HttpResponse streamed = Post("/v1/completions", request.dump());
@@ -147,7 +147,7 @@ TEST_F(HttpGenerationTest, StopStringAcrossTokens) {
       EXPECT_EQ(choice["stop_reason"], "mits a req");
       // Billed up to the token that completed the stop string: the shortest prefix of tokens with
       // it.
-      const std::vector<int32_t> ids = Encode(model_, kAnswer);
+      const std::vector<int32_t> ids = Encode(model_, kScriptedAnswer);
       size_t count = 1;
       while (model_.tokenizer->Decode({ids.data(), count}, true)->find("mits a req") ==
              std::string::npos) {
@@ -161,7 +161,7 @@ TEST_F(HttpGenerationTest, StopStringAcrossTokens) {
 TEST_F(HttpGenerationTest, ABeginningOfAStopStringIsNotLost) {
   const HttpResponse response =
       Post("/v1/completions", R"({"prompt":"x","stream":true,"stop":"free.!"})");
-  EXPECT_EQ(Joined(response, false), kAnswer);
+  EXPECT_EQ(Joined(response, false), kScriptedAnswer);
 }
 
 TEST_F(HttpGenerationTest, CharactersOfSeveralTokensComeWhole) {
@@ -186,8 +186,8 @@ TEST_F(HttpGenerationTest, IgnoreEosAndStopTokens) {
   EXPECT_EQ(stopped["choices"][0]["text"], "");
   EXPECT_EQ(stopped["choices"][0]["finish_reason"], "stop");
 
-  const std::vector<int32_t> ids = Encode(model_, kAnswer);
-  AnswerWith(kAnswer);
+  const std::vector<int32_t> ids = Encode(model_, kScriptedAnswer);
+  AnswerWith(kScriptedAnswer);
   const json by_id =
       Post("/v1/completions", json{{"prompt", "x"}, {"stop_token_ids", {ids[2]}}}.dump()).json();
   EXPECT_EQ(by_id["usage"]["completion_tokens"], 3);
@@ -227,7 +227,7 @@ TEST_F(HttpGenerationTest, HttpOneZeroStreamsEndWithTheConnection) {
                            "\r\n\r\n", body));
   const HttpResponse response = client.ReadResponse();
   EXPECT_EQ(response.status, 200);
-  EXPECT_EQ(Joined(response, false), kAnswer);
+  EXPECT_EQ(Joined(response, false), kScriptedAnswer);
   EXPECT_EQ(response.events().back(), "[DONE]");
 }
 
@@ -270,7 +270,7 @@ TEST_F(HttpGenerationTest, ManyConnectionsAtOnce) {
     ASSERT_EQ(response.status, 200);
     EXPECT_EQ(
         i % 2 ? Joined(response, false) : response.json()["choices"][0]["text"].get<std::string>(),
-        kAnswer);
+        kScriptedAnswer);
   }
   EXPECT_TRUE(WaitFor([this] { return Running() == 0; }));
 }

@@ -54,6 +54,8 @@ void SocketClient::Close() {
   socket_ = -1;
 }
 
+void SocketClient::CloseSending() { shutdown(socket_, SHUT_WR); }
+
 void SocketClient::ShrinkReceiveBuffer() {
   const int bytes = 2048;
   setsockopt(socket_, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes));

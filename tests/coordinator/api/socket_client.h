@@ -34,6 +34,7 @@ class SocketClient {
   // Small receive buffer, for a client that reads slowly.
   void ShrinkReceiveBuffer();
   void Close();
+  void CloseSending();
 
   // One request with a Content-Length; then ReadResponse.
   bool SendRequest(const std::string& method, const std::string& path, const std::string& body = "",

@@ -17,7 +17,7 @@ namespace {
 
 ServedModel SmallModel() {
   ServedModel model;
-  model.name = "m";
+  model.name = std::string("small");
   model.index = 3;
   model.spec.vocab_size = 100;
   model.context_max = 50;
@@ -92,7 +92,9 @@ TEST(ValidateTest, SetParametersWin) {
   params.max_tokens = 47;
   params.ignore_eos = true;
   params.stop_token_ids = {7, 7};
-  const auto request = MakeRequest(SmallModel(), params, {1, 2, 3}, {.drawn_seed = 77});
+  const auto request =
+      MakeRequest(SmallModel(), params, {1, 2, 3},
+                  {.id = 1, .public_id = "x-2", .arrival = absl::UnixEpoch(), .drawn_seed = 77});
   ASSERT_TRUE(request.ok()) << request.status();
   const SamplingParams& sampling = (*request)->sampling;
   EXPECT_EQ(sampling.temperature, 0);

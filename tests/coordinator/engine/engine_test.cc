@@ -1,5 +1,5 @@
-// The engine with real threads: several clients, ranks that answer from a thread of their own, the clock of
-// the machine. What is checked does not depend on how fast anything is.
+// The engine with real threads: several clients, ranks that answer from a thread of their own, the
+// clock of the machine. What is checked does not depend on how fast anything is.
 
 #include "coordinator/engine/engine.h"
 
@@ -49,7 +49,8 @@ class Client {
   // Waits for more; false when nothing came in time.
   bool WaitForUpdates(std::vector<RequestUpdate>& out) {
     std::unique_lock lock(mutex_);
-    if (!changed_.wait_for(lock, absl::ToChronoSeconds(kPatience), [this] { return woken_; })) return false;
+    if (!changed_.wait_for(lock, absl::ToChronoSeconds(kPatience), [this] { return woken_; }))
+      return false;
     woken_ = false;
     lock.unlock();
     out = stream_->Take();
@@ -86,7 +87,8 @@ class EngineTest : public ::testing::Test {
     engine_.Start();
     ranks_.BecomeReady(num_blocks);
     const absl::Time give_up = absl::Now() + kPatience;
-    while (engine_.Stats().groups.empty() && absl::Now() < give_up) absl::SleepFor(absl::Milliseconds(1));
+    while (engine_.Stats().groups.empty() && absl::Now() < give_up)
+      absl::SleepFor(absl::Milliseconds(1));
     ASSERT_TRUE(engine_.Stats().groups.at(0).ready);
   }
   std::shared_ptr<Request> Make(size_t prompt, uint32_t max_tokens) {
@@ -131,7 +133,8 @@ TEST_F(EngineTest, OneRequestIsAnsweredAndCounted) {
   const std::string text = metrics_.Expose();
   EXPECT_THAT(text, HasSubstr("tessera_prompt_tokens_total{model_name=\"m\"} 20"));
   EXPECT_THAT(text, HasSubstr("tessera_generation_tokens_total{model_name=\"m\"} 10"));
-  // 20 prompt tokens in chunks of 8, then nine decode steps: the last chunk samples the first token.
+  // 20 prompt tokens in chunks of 8, then nine decode steps: the last chunk samples the first
+  // token.
   EXPECT_THAT(text, HasSubstr("tessera_steps_total{model_name=\"m\"} 12"));
 }
 
@@ -145,8 +148,10 @@ TEST_F(EngineTest, WithoutAReadyGroupNothingIsTaken) {
   stranger->model = 9;
   EXPECT_EQ(engine_.Submit(stranger, client.stream()).code(), absl::StatusCode::kNotFound);
   EXPECT_TRUE(engine_.WaitUntilIdle(absl::ZeroDuration()));
-  EXPECT_THAT(metrics_.Expose(),
-              HasSubstr("tessera_admission_rejections_total{model_name=\"m\",reason=\"no_ready_group\"} 1"));
+  EXPECT_THAT(
+      metrics_.Expose(),
+      HasSubstr(
+          "tessera_admission_rejections_total{model_name=\"m\",reason=\"no_ready_group\"} 1"));
 }
 
 TEST_F(EngineTest, AFullQueueRefusesBeforeAnyWork) {
@@ -157,7 +162,8 @@ TEST_F(EngineTest, AFullQueueRefusesBeforeAnyWork) {
   absl::Status refused;
   // 8 may run, 64 wait; how many are taken in between depends on when the engine looks.
   for (int i = 0; i < 200 && refused.ok(); ++i) {
-    refused = engine_.Submit(Make(3, 3), clients.emplace_back(std::make_unique<Client>())->stream());
+    refused =
+        engine_.Submit(Make(3, 3), clients.emplace_back(std::make_unique<Client>())->stream());
     if (refused.ok()) ++taken;
   }
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
@@ -166,7 +172,8 @@ TEST_F(EngineTest, AFullQueueRefusesBeforeAnyWork) {
   ranks_.Hold(false);
   EXPECT_TRUE(engine_.WaitUntilIdle(kPatience));
   EXPECT_THAT(metrics_.Expose(),
-              HasSubstr(absl::StrCat("tessera_requests_total{finish_reason=\"length\",model_name=\"m\"} ", taken)));
+              HasSubstr(absl::StrCat(
+                  "tessera_requests_total{finish_reason=\"length\",model_name=\"m\"} ", taken)));
 }
 
 TEST_F(EngineTest, DrainRefusesNewOnesAndFinishesWhatWasTaken) {
@@ -193,7 +200,8 @@ TEST_F(EngineTest, StopEndsOpenRequestsAndRefusesLaterOnes) {
   std::vector<std::unique_ptr<Client>> clients;
   for (int i = 0; i < 20; ++i) {
     ASSERT_TRUE(
-        engine_.Submit(Make(5, 5), clients.emplace_back(std::make_unique<Client>())->stream()).ok());
+        engine_.Submit(Make(5, 5), clients.emplace_back(std::make_unique<Client>())->stream())
+            .ok());
   }
   engine_.Stop();
   engine_.Stop();

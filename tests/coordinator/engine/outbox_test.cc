@@ -76,16 +76,16 @@ TEST_F(OutboxTest, TimesAndTokensAreCountedOnce) {
   end.output_tokens = 4;
   EXPECT_EQ(Publish(end, kStart + absl::Seconds(6)), 1);
   const std::string text = metrics_.Expose();
-  for (const char* line :
-       {"tessera_prompt_tokens_total{model_name=\"m\"} 30", "tessera_generation_tokens_total{model_name=\"m\"} 4",
-        "tessera_request_queue_time_seconds_sum{model_name=\"m\"} 1",
-        "tessera_time_to_first_token_seconds_sum{model_name=\"m\"} 3",
-        "tessera_inter_token_latency_seconds_count{model_name=\"m\"} 3",
-        "tessera_inter_token_latency_seconds_sum{model_name=\"m\"} 3",
-        "tessera_e2e_request_latency_seconds_sum{model_name=\"m\"} 6",
-        "tessera_request_prompt_tokens_sum{model_name=\"m\"} 30",
-        "tessera_request_generation_tokens_sum{model_name=\"m\"} 4",
-        "tessera_requests_total{finish_reason=\"length\",model_name=\"m\"} 1"}) {
+  for (const char* line : {"tessera_prompt_tokens_total{model_name=\"m\"} 30",
+                           "tessera_generation_tokens_total{model_name=\"m\"} 4",
+                           "tessera_request_queue_time_seconds_sum{model_name=\"m\"} 1",
+                           "tessera_time_to_first_token_seconds_sum{model_name=\"m\"} 3",
+                           "tessera_inter_token_latency_seconds_count{model_name=\"m\"} 3",
+                           "tessera_inter_token_latency_seconds_sum{model_name=\"m\"} 3",
+                           "tessera_e2e_request_latency_seconds_sum{model_name=\"m\"} 6",
+                           "tessera_request_prompt_tokens_sum{model_name=\"m\"} 30",
+                           "tessera_request_generation_tokens_sum{model_name=\"m\"} 4",
+                           "tessera_requests_total{finish_reason=\"length\",model_name=\"m\"} 1"}) {
     EXPECT_THAT(text, HasSubstr(line));
   }
 }
@@ -99,8 +99,10 @@ TEST_F(OutboxTest, ARefusalCountsAsRejectedAndNotAsServed) {
   end.error = absl::InvalidArgumentError("too long");
   EXPECT_EQ(Publish(end, kStart), 1);
   const std::string text = metrics_.Expose();
-  EXPECT_THAT(text, HasSubstr("tessera_requests_total{finish_reason=\"rejected\",model_name=\"m\"} 1"));
-  EXPECT_THAT(text, HasSubstr("tessera_admission_rejections_total{model_name=\"m\",reason=\"invalid\"} 1"));
+  EXPECT_THAT(text,
+              HasSubstr("tessera_requests_total{finish_reason=\"rejected\",model_name=\"m\"} 1"));
+  EXPECT_THAT(
+      text, HasSubstr("tessera_admission_rejections_total{model_name=\"m\",reason=\"invalid\"} 1"));
   EXPECT_THAT(text, HasSubstr("tessera_e2e_request_latency_seconds_count{model_name=\"m\"} 0"));
 }
 
@@ -155,14 +157,14 @@ TEST(StepMeterTest, StepsAndRanksAreCountedOnceAndHeartbeatsAreNotSteps) {
   }
   meter.Observe(done, kStart);  // a heartbeat
   const std::string text = metrics.Expose();
-  for (const char* line : {"tessera_steps_total{model_name=\"b\"} 1",
-                           "tessera_step_time_seconds_sum{model_name=\"b\"} 2",
-                           "tessera_step_rows_sum{model_name=\"b\"} 3",
-                           "tessera_step_tokens_sum{model_name=\"b\"} 40",
-                           "tessera_rank_steps_total{group=\"4\",rank=\"1\"} 2",
-                           "tessera_rank_device_seconds_total{group=\"4\",kind=\"collective\",rank=\"0\"} 0.25",
-                           "tessera_rank_device_seconds_total{group=\"4\",kind=\"idle\",rank=\"0\"} 0.5",
-                           "tessera_rank_device_seconds_total{group=\"4\",kind=\"overhead\",rank=\"1\"} 1.75"}) {
+  for (const char* line :
+       {"tessera_steps_total{model_name=\"b\"} 1",
+        "tessera_step_time_seconds_sum{model_name=\"b\"} 2",
+        "tessera_step_rows_sum{model_name=\"b\"} 3", "tessera_step_tokens_sum{model_name=\"b\"} 40",
+        "tessera_rank_steps_total{group=\"4\",rank=\"1\"} 2",
+        "tessera_rank_device_seconds_total{group=\"4\",kind=\"collective\",rank=\"0\"} 0.25",
+        "tessera_rank_device_seconds_total{group=\"4\",kind=\"idle\",rank=\"0\"} 0.5",
+        "tessera_rank_device_seconds_total{group=\"4\",kind=\"overhead\",rank=\"1\"} 1.75"}) {
     EXPECT_THAT(text, HasSubstr(line));
   }
 }

@@ -1,5 +1,5 @@
-// A StepExecutor for engine tests: symbolic ranks that compute on a thread of their own and post what they
-// have computed. Loses and regains its group on request.
+// A StepExecutor for engine tests: symbolic ranks that compute on a thread of their own and post
+// what they have computed. Loses and regains its group on request.
 
 #ifndef TESSERA_TESTS_COORDINATOR_ENGINE_THREADED_RANKS_H_
 #define TESSERA_TESTS_COORDINATOR_ENGINE_THREADED_RANKS_H_

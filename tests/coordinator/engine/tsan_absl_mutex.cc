@@ -1,9 +1,10 @@
-// Tells ThreadSanitizer about absl::Mutex. The packaged Abseil is not instrumented, so that without this
-// every field under an absl::Mutex looks like a race. Linked into tests by the tsan build only: each
-// definition here takes the library's place, calls it, and reports the lock to the sanitizer.
+// Tells ThreadSanitizer about absl::Mutex. The packaged Abseil is not instrumented, so that without
+// this every field under an absl::Mutex looks like a race. Linked into tests by the tsan build
+// only: each definition here takes the library's place, calls it, and reports the lock to the
+// sanitizer.
 //
-// A condition is evaluated inside the library, on whichever thread hands the lock over; its reads are
-// ordered by that lock and ignored here.
+// A condition is evaluated inside the library, on whichever thread hands the lock over; its reads
+// are ordered by that lock and ignored here.
 
 #include <dlfcn.h>
 #include <sanitizer/tsan_interface.h>
@@ -24,7 +25,8 @@ void AnnotateIgnoreReadsEnd(const char* file, int line);
 
 namespace {
 
-// The library's own function; `prefix` and `suffix` surround Abseil's inline namespace in its mangled name.
+// The library's own function; `prefix` and `suffix` surround Abseil's inline namespace in its
+// mangled name.
 template <typename Function>
 Function Next(const std::string& prefix, const std::string& suffix) {
   const std::string inline_namespace = TESSERA_STRING(ABSL_OPTION_INLINE_NAMESPACE_NAME);

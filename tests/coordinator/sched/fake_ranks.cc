@@ -34,7 +34,8 @@ FakeRanks::FakeRanks(const GroupReady& ready, const SchedulerOptions& options, i
 }
 
 void FakeRanks::Violate(const std::string& what) {
-  violations_.push_back(absl::StrCat("group ", group_, " epoch ", epoch_, " step ", last_step_, ": ", what));
+  violations_.push_back(
+      absl::StrCat("group ", group_, " epoch ", epoch_, " step ", last_step_, ": ", what));
 }
 
 void FakeRanks::CheckIdentity(const StepPlan& plan) {
@@ -69,7 +70,8 @@ void FakeRanks::CheckRules(const StepPlan& plan) {
       Violate(absl::StrCat("sequence ", id, " begins at ", plan.start_position(row)));
     }
   }
-  for (uint64_t id : expected) Violate(absl::StrCat("sequence ", id, " owes one token, has no row"));
+  for (uint64_t id : expected)
+    Violate(absl::StrCat("sequence ", id, " owes one token, has no row"));
 }
 
 // Applies resets and block columns. No block may belong to two sequences that are still alive.
@@ -87,10 +89,12 @@ void FakeRanks::TakeBlocks(const StepPlan& plan) {
   for (int entry = 0; entry < plan.num_new_blocks_size(); ++entry) {
     SequenceState& sequence = sequences_[plan.sequence(entry / kv_groups)];
     for (uint32_t i = 0; i < plan.num_new_blocks(entry); ++i) {
-      sequence.block_tables[entry % kv_groups].push_back(static_cast<int32_t>(plan.block_ids(next++)));
+      sequence.block_tables[entry % kv_groups].push_back(
+          static_cast<int32_t>(plan.block_ids(next++)));
     }
   }
-  const std::set<uint64_t> finished(plan.finished_sequences().begin(), plan.finished_sequences().end());
+  const std::set<uint64_t> finished(plan.finished_sequences().begin(),
+                                    plan.finished_sequences().end());
   for (int kv_group = 0; kv_group < kv_groups; ++kv_group) {
     std::map<int32_t, uint64_t> owner;
     for (const auto& [id, sequence] : sequences_) {
@@ -98,7 +102,8 @@ void FakeRanks::TakeBlocks(const StepPlan& plan) {
       for (int32_t block : sequence.block_tables[kv_group]) {
         const auto [entry, is_new] = owner.emplace(block, id);
         if (!is_new) {
-          Violate(absl::StrCat("block ", block, " belongs to sequences ", entry->second, " and ", id));
+          Violate(
+              absl::StrCat("block ", block, " belongs to sequences ", entry->second, " and ", id));
         }
       }
     }
@@ -135,7 +140,8 @@ int32_t FakeRanks::Attend(uint64_t id, const SequenceState& sequence) {
       const Slot& slot = At(kv_group, sequence, position);
       state = Extend(state, slot.token, position);
       if (slot.state != state) {
-        Violate(absl::StrCat("sequence ", id, " reads a foreign or stale KV slot at position ", position));
+        Violate(absl::StrCat("sequence ", id, " reads a foreign or stale KV slot at position ",
+                             position));
         return 0;
       }
     }

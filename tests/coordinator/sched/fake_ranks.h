@@ -1,6 +1,7 @@
-// The ranks of one group in one epoch, without arithmetic: KV slots remember which token they hold and the
-// hash of everything before it, attention walks the block tables and verifies them, sampling is the
-// symbolic model. Plans pass the rank's real guard first, then rules that only an observer can check.
+// The ranks of one group in one epoch, without arithmetic: KV slots remember which token they hold
+// and the hash of everything before it, attention walks the block tables and verifies them,
+// sampling is the symbolic model. Plans pass the rank's real guard first, then rules that only an
+// observer can check.
 //
 // Whatever is wrong goes to `violations`; nothing here ends the test by itself.
 
@@ -68,11 +69,11 @@ class FakeRanks {
 
   uint64_t last_step_ = 0;
   SequenceMap sequences_;
-  std::map<uint64_t, Params> params_;      // by sequence
-  std::set<uint64_t> used_ids_;            // ever, in this epoch
-  std::set<uint64_t> owes_one_;            // sampled in the last step: must have a row in the next
+  std::map<uint64_t, Params> params_;  // by sequence
+  std::set<uint64_t> used_ids_;        // ever, in this epoch
+  std::set<uint64_t> owes_one_;        // sampled in the last step: must have a row in the next
   std::vector<std::string> first_rows_;
-  std::vector<std::vector<Slot>> slots_;   // [KvGroup][block * block_size + offset]
+  std::vector<std::vector<Slot>> slots_;             // [KvGroup][block * block_size + offset]
   std::vector<std::set<int32_t>> in_flight_blocks_;  // [KvGroup]
   std::optional<StepDone> done_;
 };

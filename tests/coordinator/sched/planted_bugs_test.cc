@@ -1,4 +1,5 @@
-// The test of the tests: with a bug planted between the scheduler and the fakes, the checks must notice.
+// The test of the tests: with a bug planted between the scheduler and the fakes, the checks must
+// notice.
 
 #include <gtest/gtest.h>
 

@@ -24,9 +24,11 @@ void RequestLog::Take(const RequestUpdate& update, absl::Time now) {
   if (found == requests_.end()) return Violate(update.request, "was never made");
   LoggedRequest& logged = found->second;
   if (logged.end.has_value()) return Violate(update.request, "an update after the terminal one");
-  if (update.tokens.empty() && !update.finished) Violate(update.request, "an update that says nothing");
+  if (update.tokens.empty() && !update.finished)
+    Violate(update.request, "an update that says nothing");
   if (!update.tokens.empty() && update.first_index != logged.emitted.size()) {
-    Violate(update.request, absl::StrCat("token ", update.first_index, " after ", logged.emitted.size()));
+    Violate(update.request,
+            absl::StrCat("token ", update.first_index, " after ", logged.emitted.size()));
   }
   for (int32_t token : update.tokens) {
     const size_t index = logged.emitted.size();
@@ -44,7 +46,8 @@ void RequestLog::Take(const RequestUpdate& update, absl::Time now) {
   logged.end = update;
 }
 
-void RequestLog::CheckEnd(const LoggedRequest& logged, const RequestUpdate& update, absl::Time now) {
+void RequestLog::CheckEnd(const LoggedRequest& logged, const RequestUpdate& update,
+                          absl::Time now) {
   const RequestId id = update.request;
   const size_t emitted = logged.emitted.size();
   const bool complete = logged.emitted == logged.expected.tokens;
@@ -81,14 +84,16 @@ void RequestLog::CheckEnd(const LoggedRequest& logged, const RequestUpdate& upda
       break;
   }
   if (update.output_tokens != expected_output) {
-    Violate(id, absl::StrCat("counts ", update.output_tokens, " output tokens, not ", expected_output));
+    Violate(id,
+            absl::StrCat("counts ", update.output_tokens, " output tokens, not ", expected_output));
   }
   if (update.prompt_tokens != logged.request->prompt.size()) Violate(id, "counts its prompt wrong");
 }
 
 void RequestLog::CheckDeadlines(absl::Time now) {
   for (const auto& [id, logged] : requests_) {
-    if (!logged.end.has_value() && logged.request->deadline <= now) Violate(id, "lives past its deadline");
+    if (!logged.end.has_value() && logged.request->deadline <= now)
+      Violate(id, "lives past its deadline");
   }
 }
 

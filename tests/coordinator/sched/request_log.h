@@ -1,5 +1,6 @@
-// Keeps every request of a test and what the scheduler said about it, and compares with the undisturbed
-// answer: tokens in order and right, exactly one terminal update, an end that its cause explains.
+// Keeps every request of a test and what the scheduler said about it, and compares with the
+// undisturbed answer: tokens in order and right, exactly one terminal update, an end that its cause
+// explains.
 
 #ifndef TESSERA_TESTS_COORDINATOR_SCHED_REQUEST_LOG_H_
 #define TESSERA_TESTS_COORDINATOR_SCHED_REQUEST_LOG_H_

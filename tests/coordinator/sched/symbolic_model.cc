@@ -23,8 +23,8 @@ uint64_t Extend(uint64_t state, int32_t token, int64_t position) {
 }
 
 int32_t SampleToken(uint64_t state, int64_t num_tokens, float temperature, uint64_t seed) {
-  const uint64_t draw =
-      Mix(state ^ Mix(seed) ^ Mix(std::bit_cast<uint32_t>(temperature)) ^ static_cast<uint64_t>(num_tokens));
+  const uint64_t draw = Mix(state ^ Mix(seed) ^ Mix(std::bit_cast<uint32_t>(temperature)) ^
+                            static_cast<uint64_t>(num_tokens));
   if (seed == kFailingSeed && draw % 7 == 0) return -1;
   return static_cast<int32_t>((draw >> 8) % kVocabSize);
 }

@@ -1,6 +1,7 @@
-// A language model made of hashes: the next token is a pseudo-random function of every token so far, the
-// sampling parameters and the position. Any wrong, missing or stale token changes everything after it, so
-// an answer that equals the expected one proves that the whole history was right.
+// A language model made of hashes: the next token is a pseudo-random function of every token so
+// far, the sampling parameters and the position. Any wrong, missing or stale token changes
+// everything after it, so an answer that equals the expected one proves that the whole history was
+// right.
 
 #ifndef TESSERA_TESTS_COORDINATOR_SCHED_SYMBOLIC_MODEL_H_
 #define TESSERA_TESTS_COORDINATOR_SCHED_SYMBOLIC_MODEL_H_

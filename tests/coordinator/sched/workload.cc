@@ -57,7 +57,8 @@ std::shared_ptr<const Request> Workload::MakeRequest() {
   request->model = static_cast<uint32_t>(Below(options_.models.size()));
   const int64_t context_max = options_.models[request->model].context_max;
   const uint64_t length = Chance(3) ? Below(context_max * 2) : 1 + Below(context_max / 2);
-  for (uint64_t i = 0; i < length; ++i) request->prompt.push_back(static_cast<int32_t>(Below(kVocabSize)));
+  for (uint64_t i = 0; i < length; ++i)
+    request->prompt.push_back(static_cast<int32_t>(Below(kVocabSize)));
   request->sampling.max_tokens = static_cast<uint32_t>(1 + Below(24));
   request->sampling.temperature = static_cast<float>(Below(3)) / 2;
   request->sampling.seed = Chance(5) ? kFailingSeed : 100 + Below(1000);
@@ -81,7 +82,8 @@ std::vector<absl::StatusCode> Workload::Refusals(const Request& request) const {
            std::all_of(group.ready.num_blocks.begin(), group.ready.num_blocks.end(),
                        [&](int64_t pool) { return pool >= blocks; });
   });
-  // A group that has never been ready is not known: the request may be refused although it would fit.
+  // A group that has never been ready is not known: the request may be refused although it would
+  // fit.
   const bool all_known = std::all_of(groups_.begin(), groups_.end(), [&](const Group& group) {
     return group.ready.model != request.model || group.is_ready || group.ready.epoch > 1;
   });
@@ -105,7 +107,8 @@ void Workload::SubmitRequest() {
 void Workload::CancelOne() {
   const std::vector<RequestId> open = log_.Open();
   // Also some that have ended or never were.
-  const RequestId id = open.empty() || Chance(10) ? 1 + Below(next_id_ + 3) : open[Below(open.size())];
+  const RequestId id =
+      open.empty() || Chance(10) ? 1 + Below(next_id_ + 3) : open[Below(open.size())];
   if (id < next_id_) log_.at(id).cancelled = true;
   scheduler_.Apply(Cancel{.request = id, .reason = FinishReason::kCancelled}, now_);
 }
@@ -144,7 +147,8 @@ void Workload::ToggleGroup(Group& group) {
     done.rank_results.back().mutable_error()->set_message("device lost");
     scheduler_.Apply(done, now_);
   }
-  scheduler_.Apply(GroupLost{.group = group.ready.group, .epoch = group.ready.epoch, .reason = {}}, now_);
+  scheduler_.Apply(GroupLost{.group = group.ready.group, .epoch = group.ready.epoch, .reason = {}},
+                   now_);
   group.is_ready = false;
   ++group.ready.epoch;
 }
@@ -194,8 +198,9 @@ void Workload::CheckPins() {
   }
 }
 
-// On a group that is its model's only one, sequences start in order of arrival. A prompt of one token is a
-// decode row from the start and may go before longer ones that wait for their share of the step.
+// On a group that is its model's only one, sequences start in order of arrival. A prompt of one
+// token is a decode row from the start and may go before longer ones that wait for their share of
+// the step.
 void Workload::CheckOrder() {
   if (losses_ > 0) return;
   for (const Group& group : groups_) {
@@ -257,7 +262,8 @@ void Workload::FinishEverything() {
   }
   for (const GroupStats& group : scheduler_.Stats().groups) {
     if (group.blocks_free != group.blocks_total) violations_.push_back("blocks are lost");
-    if (groups_[group.group].ranks->num_sequences() != 0) violations_.push_back("ranks remember sequences");
+    if (groups_[group.group].ranks->num_sequences() != 0)
+      violations_.push_back("ranks remember sequences");
   }
 }
 

@@ -1,7 +1,9 @@
-// A random life of a scheduler: requests, cancels, stops, deadlines, groups that come, answer, fail and go,
-// over tiny pools. Everything follows from the seed. Every step is checked; what is wrong is collected.
+// A random life of a scheduler: requests, cancels, stops, deadlines, groups that come, answer, fail
+// and go, over tiny pools. Everything follows from the seed. Every step is checked; what is wrong
+// is collected.
 //
-// Faults may be planted between the scheduler and its surroundings, to prove that the checks notice them.
+// Faults may be planted between the scheduler and its surroundings, to prove that the checks notice
+// them.
 
 #ifndef TESSERA_TESTS_COORDINATOR_SCHED_WORKLOAD_H_
 #define TESSERA_TESTS_COORDINATOR_SCHED_WORKLOAD_H_
@@ -23,8 +25,8 @@
 namespace tessera::testing {
 
 struct Faults {
-  std::function<void(cluster::v1::StepPlan&)> plan;      // before the ranks see it
-  std::function<void(StepDone&)> done;                   // before the scheduler sees it
+  std::function<void(cluster::v1::StepPlan&)> plan;          // before the ranks see it
+  std::function<void(StepDone&)> done;                       // before the scheduler sees it
   std::function<void(std::vector<RequestUpdate>&)> updates;  // before the log sees them
 };
 
@@ -41,7 +43,7 @@ class Workload {
 
  private:
   struct Group {
-    GroupReady ready;   // as it was or will be announced
+    GroupReady ready;  // as it was or will be announced
     bool is_ready = false;
     std::unique_ptr<FakeRanks> ranks;
     StepDone last_done;  // for stale replays
@@ -53,7 +55,7 @@ class Workload {
   std::shared_ptr<const Request> MakeRequest();
   std::vector<absl::StatusCode> Refusals(const Request& request) const;
 
-  void Turn();           // Schedule, submit, take updates, check
+  void Turn();  // Schedule, submit, take updates, check
   void DoRandomThing();
   void SubmitRequest();
   void CancelOne();

@@ -14,6 +14,8 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+
 namespace tessera {
 namespace {
 
@@ -91,7 +93,7 @@ TEST(MetricsTest, MembersAreTheFamiliesTheyAreNamedAfter) {
 }
 
 double ValueOf(const std::string& text, const std::string& series) {
-  const size_t at = text.find("\n" + series + " ");
+  const size_t at = text.find(absl::StrCat("\n", series, " "));
   return at == std::string::npos ? -1 : std::stod(text.substr(at + series.size() + 2));
 }
 
@@ -125,8 +127,8 @@ TEST(MetricsTest, RankCountersGrowOverRestarts) {
 
 size_t CountSeries(const std::string& text, const std::string& family) {
   size_t count = 0;
-  for (size_t at = text.find("\n" + family + "{"); at != std::string::npos;
-       at = text.find("\n" + family + "{", at + 1)) {
+  for (size_t at = text.find(absl::StrCat("\n", family, "{")); at != std::string::npos;
+       at = text.find(absl::StrCat("\n", family, "{"), at + 1)) {
     ++count;
   }
   return count;
@@ -135,8 +137,8 @@ size_t CountSeries(const std::string& text, const std::string& family) {
 TEST(MetricsTest, LabelsAreBounded) {
   Metrics metrics({"m"});
   for (int i = 0; i < 1000; ++i) {
-    metrics.CountHttp("/" + std::to_string(i), 200);
-    metrics.CountFinished(0, "reason" + std::to_string(i));
+    metrics.CountHttp(absl::StrCat("/", i), 200);
+    metrics.CountFinished(0, absl::StrCat("reason", i));
   }
   for (uint32_t i = 0; i < 2 * kRankSeriesMax; ++i) metrics.SetRankUp(i / 8, i % 8, true);
   const std::string text = metrics.Expose();

@@ -12,13 +12,13 @@
 namespace tessera::text {
 namespace {
 
-struct Outcome {
+struct StreamOutcome {
   std::string text;
   std::optional<TextStream::Stop> stop;
 };
 
-Outcome PushAll(TextStream& stream, const std::vector<int32_t>& ids, std::mt19937& random) {
-  Outcome outcome;
+StreamOutcome PushAll(TextStream& stream, const std::vector<int32_t>& ids, std::mt19937& random) {
+  StreamOutcome outcome;
   const auto take = [&](TextStream::Output output) {
     outcome.text += output.text;
     if (output.stop) outcome.stop = output.stop;
@@ -56,7 +56,7 @@ TEST_P(TextStreamTest, NamesTheTokenThatCompletedTheStop) {
       if (at != std::string::npos) end = std::min(end, at + stop.size());
     }
     TextStream stream(tokenizer_, StopStrings::Create(stops, true).value());
-    const Outcome outcome = PushAll(stream, ids, random);
+    const StreamOutcome outcome = PushAll(stream, ids, random);
     EXPECT_EQ(outcome.text, whole.substr(0, end));
     ASSERT_EQ(outcome.stop.has_value(), end != std::string::npos);
     if (!outcome.stop) continue;

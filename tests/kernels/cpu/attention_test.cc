@@ -9,8 +9,6 @@
 namespace tessera {
 namespace {
 
-constexpr DType kF32 = DType::kFloat32;
-constexpr DType kBf16 = DType::kBFloat16;
 
 struct Layer {
   DType activation = kF32;

@@ -7,8 +7,6 @@
 namespace tessera {
 namespace {
 
-constexpr DType kF32 = DType::kFloat32;
-constexpr DType kBf16 = DType::kBFloat16;
 
 std::vector<Backend> Supported() {
   std::vector<Backend> supported;

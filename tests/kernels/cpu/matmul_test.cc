@@ -6,8 +6,6 @@
 namespace tessera {
 namespace {
 
-constexpr DType kF32 = DType::kFloat32;
-constexpr DType kBf16 = DType::kBFloat16;
 
 struct Case {
   int64_t rows, outputs, inputs;  // T, N, K

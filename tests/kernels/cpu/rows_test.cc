@@ -5,8 +5,7 @@
 namespace tessera {
 namespace {
 
-constexpr DType kF32 = DType::kFloat32;
-constexpr DType kTypes[] = {kF32, DType::kBFloat16};
+constexpr DType kTypes[] = {kF32, kBf16};
 constexpr int64_t kWidths[] = {1, 2, 15, 16, 17, 20, 250, 2048};
 constexpr float kEps = 1e-5f;
 

@@ -12,7 +12,6 @@
 namespace tessera {
 namespace {
 
-constexpr DType kF32 = DType::kFloat32;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 

@@ -134,6 +134,8 @@ TEST(CommBuilderTest, ImpossibleOptionsAreRefused) {
   EXPECT_EQ(code({.kind = COMM_GLOO, .rank = 0, .size = 2}), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code({.kind = COMM_GLOO, .size = 2, .gloo_host = "192.0.2.1"}),
             absl::StatusCode::kUnavailable);
+  EXPECT_EQ(code({.call_deadline = absl::InfiniteDuration()}), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code({.connect_deadline = absl::ZeroDuration()}), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code({.kind = COMM_NCCL, .rank = 0, .size = 2}), absl::StatusCode::kUnimplemented);
 }
 

@@ -20,12 +20,12 @@ namespace {
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-const ExecContext kContext;
+const ExecContext kFailureContext;
 constexpr size_t kFloats = 4096;
 
 absl::Status Reduce(Communicator& comm) {
   std::vector<float> data(kFloats, 1.0f);
-  return comm.AllReduce(kContext, TensorView(data.data(), DType::kFloat32, {kFloats}));
+  return comm.AllReduce(kFailureContext, TensorView(data.data(), DType::kFloat32, {kFloats}));
 }
 
 absl::Status ReduceForever(Communicator& comm) {
@@ -85,20 +85,20 @@ TEST_P(FailureTest, AbortFromAnotherThreadEndsEveryRank) {
       // Nobody else joins the barrier of rank 1's peers, so only Abort can end it.
       absl::SleepFor(absl::Milliseconds(50));
       comm.Abort();
-      status = comm.Barrier(kContext);
+      status = comm.Barrier(kFailureContext);
     } else if (comm.rank() == 0) {
       aborter = std::thread([&comm]() {
         absl::SleepFor(absl::Milliseconds(400));
         comm.Abort();
       });
-      status = comm.Barrier(kContext);
+      status = comm.Barrier(kFailureContext);
     } else {
-      status = comm.Barrier(kContext);
+      status = comm.Barrier(kFailureContext);
     }
     if (aborter.joinable()) aborter.join();
     if (status.ok()) return absl::InternalError("a barrier of an aborted group passed");
     if (absl::Now() - start > absl::Seconds(5)) return absl::InternalError("too late");
-    if (comm.Barrier(kContext).ok()) return absl::InternalError("the group lives on");
+    if (comm.Barrier(kFailureContext).ok()) return absl::InternalError("the group lives on");
     return status;
   };
   for (const absl::Status& status : RunRanks(GetParam(), 4, absl::Seconds(20), body)) {
@@ -148,7 +148,7 @@ INSTANTIATE_TEST_SUITE_P(Transports, FailureTest,
 
 TEST(SharedMemoryFailureTest, DivergedRanksAreAnError) {
   const auto body = [](Communicator& comm) -> absl::Status {
-    if (comm.rank() == 0) return comm.Barrier(kContext);
+    if (comm.rank() == 0) return comm.Barrier(kFailureContext);
     return Reduce(comm);
   };
   const auto statuses = RunRanks(Transport::kSharedThreads, 2, absl::Seconds(5), body);
