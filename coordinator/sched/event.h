@@ -86,8 +86,7 @@ struct RequestUpdate {
   uint32_t prompt_tokens = 0;                 // when finished
   uint32_t output_tokens = 0;
   uint32_t cached_tokens = 0;
-  absl::Time first_scheduled =
-      absl::InfiniteFuture();  // when its first row was planned; never: infinite
+  absl::Time first_scheduled = absl::InfiniteFuture();  // when its first row was planned
 };
 
 }  // namespace tessera

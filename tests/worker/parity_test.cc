@@ -204,6 +204,8 @@ TEST(GoldenCoverageTest, GqaCaseFailsWithWrongKvHeads) {
     ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
     absl::StatusOr<ModelSpec> spec = ParseModelSpec((*checkpoint)->config_json());
     ASSERT_TRUE(spec.ok());
+    // With a single KV head there is nothing to mistake.
+    if (spec->num_kv_heads < 2) continue;
     for (const auto& entry : std::filesystem::directory_iterator(dir.path())) {
       if (entry.path().extension() == ".safetensors") RotateKvHeads(entry.path().string(), *spec);
     }
@@ -213,7 +215,7 @@ TEST(GoldenCoverageTest, GqaCaseFailsWithWrongKvHeads) {
     EXPECT_GT(difference.max, 10 * golden->fp32_tolerance) << name;
     ++tested;
   }
-  EXPECT_GT(tested, 0);
+  EXPECT_GE(tested, 3);
 }
 
 // -- batch invariance
@@ -291,7 +293,8 @@ TEST(InvarianceTest, AnyBatchAnyChunksAnyTpGiveTheSameBits) {
         auto group = LoadOrFail(
             dir.path(), {.tp = tp, .dtype = dtype, .block_size = block_size, .shuffle_seed = seed});
         ASSERT_NE(group, nullptr);
-        const int compositions = tp == 1 ? 60 : 12;
+        // Ranks are threads here, so many of them on few cores mostly wait for each other.
+        const int compositions = 64 / (tp * tp) + 4;
         for (int i = 0; i < compositions; ++i) {
           ASSERT_NO_FATAL_FAILURE(RunComposition(script, *group, random))
               << DTypeName(dtype) << " tp " << tp << " block size " << block_size << " seed "

@@ -332,6 +332,8 @@ TEST_F(ServiceTest, LeavesWithinTwoSecondsIdleAndServing) {
       coordinator_.Send(id, Assign(1, 0, 1));
       ASSERT_EQ(MakeReady(1, {id}).size(), 1u);
     }
+    // Joined, not merely dialling: only then is there somebody to say goodbye to.
+    ASSERT_TRUE(coordinator_.Await(id, WorkerMessage::kHeartbeat).has_value());
     worker.Stop();
     EXPECT_TRUE(coordinator_.Await(id, WorkerMessage::kLeaving).has_value());
     const absl::Status status = worker.Wait(absl::Seconds(2));
@@ -370,6 +372,10 @@ TEST_F(ServiceTest, TwoRanksComputeAndSurviveALostPeer) {
     second.Stop();
     EXPECT_TRUE(second.Wait(absl::Seconds(2)).ok());
   }
+  const auto lost = coordinator_.AwaitResult(1);
+  ASSERT_TRUE(lost.has_value());
+  EXPECT_EQ(lost->step(), 2u);
+  EXPECT_TRUE(lost->has_error());
   coordinator_.Send(1, Unassign(1));
   // Rank 0 is free again, with other company or alone, without having been started anew.
   coordinator_.Send(1, Assign(2, 0, 1));

@@ -16,12 +16,15 @@
 #include <chrono>
 #include <cstring>
 #include <exception>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "base/status.h"
+#include "worker/comm/gloo_farewell.h"
 #include "worker/comm/host_communicator.h"
 #include "worker/comm/tree_sum.h"
 
@@ -49,21 +52,12 @@ class GlooCommunicator final : public HostCommunicator {
  public:
   GlooCommunicator(int rank, int size, Ops& ops, std::shared_ptr<gloo::transport::Context> context,
                    absl::Duration call_deadline)
-      : HostCommunicator(rank, size, ops), deadline_(call_deadline), context_(std::move(context)) {}
+      : HostCommunicator(rank, size, ops),
+        deadline_(call_deadline),
+        context_(std::move(context)),
+        farewell_(*context_, rank, size) {}
 
-  void Abort() override {
-    {
-      absl::MutexLock lock(&mutex_);
-      if (failure_.ok()) {
-        failure_ = absl::UnavailableError(absl::StrCat("rank ", rank(), " aborted the group"));
-      }
-      if (waiting_ != nullptr) {
-        waiting_->abortWaitRecv();
-        waiting_->abortWaitSend();
-      }
-    }
-    ClosePairs();
-  }
+  void Abort() override { GiveUp({GlooFarewell::kAborted, rank()}, ""); }
 
  protected:
   absl::Status DoAllReduce(float* data, size_t n) override {
@@ -234,19 +228,41 @@ class GlooCommunicator final : public HostCommunicator {
     return finished ? absl::OkStatus() : Alive();
   }
 
+  // A wait for `peer` failed; `what` is Gloo's word for it.
   absl::Status Fail(int peer, bool late, const char* what) {
-    absl::Status status =
-        late ? absl::DeadlineExceededError(absl::StrCat("rank ", peer, " did not come within ",
-                                                        absl::FormatDuration(deadline_)))
-             : absl::UnavailableError(
-                   absl::StrCat("the connection to rank ", peer, " is lost: ", what));
+    GlooFarewell::Words words{late ? GlooFarewell::kLate : GlooFarewell::kLost, peer};
+    // Gloo closes everything when a wait times out, so only a lost peer can have said something.
+    const auto told = late ? std::nullopt : farewell_.From(peer);
+    GiveUp(told.value_or(words), told ? absl::StrCat("as rank ", peer, " says") : what);
+    return Alive();
+  }
+
+  // Any thread. The first to come keeps its reason, tells the peers and closes the connections.
+  void GiveUp(const GlooFarewell::Words& words, const std::string& detail) {
     {
       absl::MutexLock lock(&mutex_);
-      if (failure_.ok()) failure_ = status;
-      status = failure_;
+      if (!failure_.ok()) return;
+      failure_ = StatusOf(words, detail);
+      if (waiting_ != nullptr) {
+        waiting_->abortWaitRecv();
+        waiting_->abortWaitSend();
+      }
     }
+    farewell_.Say(words);
     ClosePairs();
-    return status;
+  }
+
+  absl::Status StatusOf(const GlooFarewell::Words& words, const std::string& detail) const {
+    switch (words.reason) {
+      case GlooFarewell::kLate:
+        return absl::DeadlineExceededError(absl::StrCat(
+            "rank ", words.culprit, " did not come within ", absl::FormatDuration(deadline_)));
+      case GlooFarewell::kAborted:
+        return absl::UnavailableError(absl::StrCat("rank ", words.culprit, " aborted the group"));
+      default:
+        return absl::UnavailableError(
+            absl::StrCat("the connection to rank ", words.culprit, " is lost: ", detail));
+    }
   }
 
   // Any thread; peers that wait for this rank see their connection reset. Not for an orderly end:
@@ -264,6 +280,7 @@ class GlooCommunicator final : public HostCommunicator {
 
   const absl::Duration deadline_;
   const std::shared_ptr<gloo::transport::Context> context_;
+  GlooFarewell farewell_;
   std::vector<float> gathered_;  // [size, count] of the running all-reduce; kept for its capacity
   absl::Mutex mutex_;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
@@ -272,10 +289,15 @@ class GlooCommunicator final : public HostCommunicator {
 
 }  // namespace
 
-std::unique_ptr<Communicator> NewGlooCommunicator(int rank, int size, Ops& ops,
-                                                  std::shared_ptr<gloo::transport::Context> context,
-                                                  absl::Duration call_deadline) {
-  return std::make_unique<GlooCommunicator>(rank, size, ops, std::move(context), call_deadline);
+absl::StatusOr<std::unique_ptr<Communicator>> NewGlooCommunicator(
+    int rank, int size, Ops& ops, std::shared_ptr<gloo::transport::Context> context,
+    absl::Duration call_deadline) {
+  try {
+    return std::make_unique<GlooCommunicator>(rank, size, ops, std::move(context), call_deadline);
+  } catch (const std::exception& error) {
+    return absl::UnavailableError(
+        absl::StrCat("a peer of rank ", rank, " left right after it connected: ", error.what()));
+  }
 }
 
 }  // namespace tessera

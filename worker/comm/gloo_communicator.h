@@ -5,6 +5,7 @@
 
 #include <memory>
 
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "kernels/ops.h"
 #include "worker/comm/communicator.h"
@@ -15,9 +16,9 @@ class Context;
 
 namespace tessera {
 
-std::unique_ptr<Communicator> NewGlooCommunicator(int rank, int size, Ops& ops,
-                                                  std::shared_ptr<gloo::transport::Context> context,
-                                                  absl::Duration call_deadline);
+absl::StatusOr<std::unique_ptr<Communicator>> NewGlooCommunicator(
+    int rank, int size, Ops& ops, std::shared_ptr<gloo::transport::Context> context,
+    absl::Duration call_deadline);
 
 }  // namespace tessera
 

@@ -175,7 +175,9 @@ TEST_F(SchedulerGroupsTest, WhenTheDeploymentShrinksWhatFitsNowhereEndsWithAReas
   Ready(0, 2, 5);
   TakeUpdates();
   EXPECT_EQ(ends_.at(started).reason, FinishReason::kError);
+  EXPECT_EQ(ends_.at(started).error.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(ends_.at(queued).reason, FinishReason::kRejected);
+  EXPECT_EQ(ends_.at(queued).error.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(scheduler().Stats().waiting, 0);
 }
 

@@ -103,6 +103,7 @@ TEST_P(FailureTest, AbortFromAnotherThreadEndsEveryRank) {
   };
   for (const absl::Status& status : RunRanks(GetParam(), 4, absl::Seconds(20), body)) {
     EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("rank 1 aborted"));
   }
 }
 
