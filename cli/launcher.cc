@@ -209,6 +209,8 @@ void Launcher::OnWorkerExit(int index, int wait_status) {
   if (stopping_ || coordinator_ == 0) return;
   const std::string what = absl::StrCat("worker local-", index, " ", DescribeExit(wait_status));
   if (!accepting_) {
+    // Sent home by a coordinator that gives up and will say why itself.
+    if (WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == 0) return;
     // A start that fails is not tried again: the worker has said why on stderr.
     Fail(what);
     return;

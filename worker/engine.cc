@@ -134,9 +134,7 @@ absl::Status Engine::Compute(const StepPlan& plan, StepResult& result) {
 
   result.mutable_num_sampled()->Resize(plan.sequence_size(), 0);
   for (int64_t i = 0; i < input_.num_outputs(); ++i) {
-    // A row whose logits are broken has no token: the coordinator sees a row that wanted one
-    // without.
-    if (sampled_[i] == Sampler::kNoToken) continue;
+    // Sampler::kNoToken included: the coordinator ends that request and no other.
     result.set_num_sampled(input_.output_row[i], 1);
     result.add_sampled(sampled_[i]);
   }

@@ -16,12 +16,16 @@ from harness import DEMO_MODEL, Process, Server
 QUICK_SECONDS = 20
 
 
-class BadModelTest(unittest.TestCase):
+class ModelCopyTest(unittest.TestCase):
+    """A copy of the demo model to break."""
+
     def setUp(self):
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="tessera-model-")) / "broken"
         shutil.copytree(DEMO_MODEL, self.directory)
         self.addCleanup(shutil.rmtree, self.directory.parent)
 
+
+class BadModelTest(ModelCopyTest):
     def edit_config(self, **changes):
         path = self.directory / "config.json"
         config = json.loads(path.read_text())
@@ -114,6 +118,27 @@ class BadModelTest(unittest.TestCase):
 
     def test_cuda_in_a_cpu_build(self):
         self.refused("CUDA", flags=("--tp", "1", "--device", "cuda"))
+
+
+class NotANumberTest(ModelCopyTest):
+    """Weights of NaN load like any others; each request must then end alone, and its group go on."""
+
+    def test_logits_that_are_no_numbers_end_the_request_and_not_the_group(self):
+        path = self.directory / "model.safetensors"
+        data = bytearray(path.read_bytes())
+        length = struct.unpack("<Q", data[:8])[0]
+        begin, end = json.loads(data[8:8 + length])["model.norm.weight"]["data_offsets"]
+        data[8 + length + begin:8 + length + end] = struct.pack("<H", 0x7FC0) * ((end - begin) // 2)
+        path.write_bytes(data)
+        with Server("--tp", "2", model=self.directory) as server:
+            ranks = server.worker_pids()
+            for temperature in (0, 1):
+                status, reply = server.post("/v1/completions", {
+                    "prompt": "a", "max_tokens": 4, "temperature": temperature})
+                self.assertEqual(status, 500, reply)
+                self.assertIn("error", reply)
+            self.assertEqual(server.worker_pids(), ranks)
+            self.assertNotIn("lost its group", server.output())
 
 
 class BadPeerTest(unittest.TestCase):
