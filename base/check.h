@@ -1,6 +1,6 @@
-// Invariants. TESSERA_CHECK(condition) << "context" ends the process with file, line and the text when
-// the condition is false, in every build type. It is for broken invariants of our own code only: input
-// from outside (requests, files, peers, flags) is answered with absl::Status instead.
+// Invariants. TESSERA_CHECK(condition) << "context" ends the process with file, line and the text
+// when the condition is false, in every build type. It is for broken invariants of our own code
+// only: input from outside (requests, files, peers, flags) is answered with absl::Status instead.
 
 #ifndef TESSERA_BASE_CHECK_H_
 #define TESSERA_BASE_CHECK_H_
@@ -37,9 +37,9 @@ struct CheckVoidify {
 
 }  // namespace tessera
 
-#define TESSERA_CHECK(condition)              \
-  (condition) ? static_cast<void>(0)          \
-              : ::tessera::CheckVoidify() &   \
+#define TESSERA_CHECK(condition)            \
+  (condition) ? static_cast<void>(0)        \
+              : ::tessera::CheckVoidify() & \
                     ::tessera::CheckFailure(__FILE__, __LINE__, #condition).stream()
 
 #endif  // TESSERA_BASE_CHECK_H_

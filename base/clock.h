@@ -1,5 +1,5 @@
-// The only source of time. Production passes RealClock; the simulator and tests pass a clock they move
-// by hand, so that no decision in the coordinator depends on when it happens to run.
+// The only source of time. Production passes RealClock; the simulator and tests pass a clock they
+// move by hand, so that no decision in the coordinator depends on when it happens to run.
 
 #ifndef TESSERA_BASE_CLOCK_H_
 #define TESSERA_BASE_CLOCK_H_

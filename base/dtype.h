@@ -61,7 +61,9 @@ struct BFloat16 {
 };
 
 inline float ToFloat(float x) { return x; }
-inline float ToFloat(BFloat16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
+inline float ToFloat(BFloat16 x) {
+  return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16);
+}
 
 // Round to nearest, ties to even; NaN stays NaN.
 inline BFloat16 ToBFloat16(float x) {

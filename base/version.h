@@ -1,4 +1,5 @@
-// The release this tree builds; CMakeLists.txt's project version says the same (a test compares them).
+// The release this tree builds; CMakeLists.txt's project version says the same (a test compares
+// them).
 
 #ifndef TESSERA_BASE_VERSION_H_
 #define TESSERA_BASE_VERSION_H_

@@ -1,7 +1,9 @@
-// See the header. One thread; Ctrl-C while an answer comes cancels that answer, otherwise it ends the chat.
+// See the header. One thread; Ctrl-C while an answer comes cancels that answer, otherwise it ends
+// the chat.
 
 #include "cli/chat.h"
 
+#include <grpcpp/grpcpp.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -12,8 +14,6 @@
 #include <string>
 #include <thread>
 
-#include <grpcpp/grpcpp.h>
-
 #include "tessera/v1/tessera.grpc.pb.h"
 
 namespace tessera {
@@ -21,8 +21,8 @@ namespace {
 
 constexpr int kConnectSecondsMax = 5;
 
-// Cancels the answer in flight when SIGINT comes. The signal is blocked in every thread and taken by one
-// of our own, so nothing happens in a signal handler.
+// Cancels the answer in flight when SIGINT comes. The signal is blocked in every thread and taken
+// by one of our own, so nothing happens in a signal handler.
 class InterruptWatch {
  public:
   explicit InterruptWatch(grpc::ClientContext& context) : context_(context) {
@@ -150,8 +150,7 @@ CLI::App* AddChatCommand(CLI::App& app, ChatOptions& options) {
 }
 
 int RunChat(const ChatOptions& options) {
-  const auto channel =
-      grpc::CreateChannel(options.address, grpc::InsecureChannelCredentials());
+  const auto channel = grpc::CreateChannel(options.address, grpc::InsecureChannelCredentials());
   if (!channel->WaitForConnected(std::chrono::system_clock::now() +
                                  std::chrono::seconds(kConnectSecondsMax))) {
     std::cerr << "error: nothing answers at " << options.address

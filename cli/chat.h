@@ -3,11 +3,10 @@
 #ifndef TESSERA_CLI_CHAT_H_
 #define TESSERA_CLI_CHAT_H_
 
+#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <optional>
 #include <string>
-
-#include <CLI/CLI.hpp>
 
 namespace tessera {
 

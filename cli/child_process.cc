@@ -90,7 +90,8 @@ absl::StatusOr<std::string> OutputOf(const std::vector<std::string>& argv) {
 std::string DescribeExit(int wait_status) {
   if (WIFSIGNALED(wait_status)) {
     const int signal_number = WTERMSIG(wait_status);
-    return absl::StrCat("was killed by signal ", signal_number, " (", strsignal(signal_number), ")");
+    return absl::StrCat("was killed by signal ", signal_number, " (", strsignal(signal_number),
+                        ")");
   }
   return absl::StrCat("exited with ", WEXITSTATUS(wait_status));
 }

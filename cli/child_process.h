@@ -1,5 +1,5 @@
-// A program started by the launcher, in a process group of its own (a Ctrl-C in the terminal reaches the
-// launcher only) and told to end when the launcher dies. For a single-threaded parent.
+// A program started by the launcher, in a process group of its own (a Ctrl-C in the terminal
+// reaches the launcher only) and told to end when the launcher dies. For a single-threaded parent.
 
 #ifndef TESSERA_CLI_CHILD_PROCESS_H_
 #define TESSERA_CLI_CHILD_PROCESS_H_
@@ -16,7 +16,8 @@ namespace tessera {
 // The path of a program that lies beside this one.
 absl::StatusOr<std::string> SiblingProgram(const std::string& name);
 
-// Starts argv[0]. `keep_fd` stays open in the child; every other descriptor above 2 must be close-on-exec.
+// Starts argv[0]. `keep_fd` stays open in the child; every other descriptor above 2 must be
+// close-on-exec.
 absl::StatusOr<pid_t> StartProcess(const std::vector<std::string>& argv, int keep_fd = -1);
 
 // Runs argv to its end and returns what it wrote to stdout; an error when it failed.

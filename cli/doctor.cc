@@ -1,5 +1,5 @@
-// See the header. Every finding is one line: "ok", "note" (would be slower or smaller) or "FAIL" (would not
-// run), what was met, and what would help.
+// See the header. Every finding is one line: "ok", "note" (would be slower or smaller) or "FAIL"
+// (would not run), what was met, and what would help.
 
 #include "cli/doctor.h"
 
@@ -12,7 +12,6 @@
 #include <cstdio>
 #include <iostream>
 #include <memory>
-
 #include <nlohmann/json.hpp>
 
 #include "absl/status/statusor.h"
@@ -114,8 +113,9 @@ void CheckSystem(Report& report) {
   rlimit files = {};
   getrlimit(RLIMIT_NOFILE, &files);
   if (files.rlim_cur < kOpenFilesWanted) {
-    report.Note(absl::StrCat("at most ", files.rlim_cur, " open files, so about as many clients: `ulimit -n ",
-                             kOpenFilesWanted, "` allows more"));
+    report.Note(absl::StrCat("at most ", files.rlim_cur,
+                             " open files, so about as many clients: `ulimit -n ", kOpenFilesWanted,
+                             "` allows more"));
   } else {
     report.Ok(absl::StrCat("open files: ", files.rlim_cur));
   }

@@ -1,12 +1,11 @@
-// `tessera doctor`: what this machine has, and what would go wrong. Runs the worker's probe and looks at what
-// a cluster on this machine would need.
+// `tessera doctor`: what this machine has, and what would go wrong. Runs the worker's probe and
+// looks at what a cluster on this machine would need.
 
 #ifndef TESSERA_CLI_DOCTOR_H_
 #define TESSERA_CLI_DOCTOR_H_
 
-#include <string>
-
 #include <CLI/CLI.hpp>
+#include <string>
 
 namespace tessera {
 

@@ -1,4 +1,5 @@
-// See the header. A directory with config.json alone is enough for the plan; weights are checked if there.
+// See the header. A directory with config.json alone is enough for the plan; weights are checked if
+// there.
 
 #include "cli/inspect.h"
 
@@ -30,7 +31,7 @@ struct Gpu {
 };
 
 constexpr Gpu kGpus[] = {
-    {"h200", 141'000'000'000},   {"h100", 80'000'000'000},   {"b200", 180'000'000'000},
+    {"h200", 141'000'000'000},   {"h100", 80'000'000'000},    {"b200", 180'000'000'000},
     {"a100-80", 80'000'000'000}, {"a100-40", 40'000'000'000}, {"l40s", 48'000'000'000},
     {"l4", 24'000'000'000},      {"rtx4090", 24'000'000'000},
 };
@@ -52,12 +53,12 @@ absl::StatusOr<std::string> ReadConfig(const std::string& directory) {
   std::error_code error;
   const auto bytes = std::filesystem::file_size(path, error);
   if (error) {
-    return absl::NotFoundError(
-        absl::StrCat(path.string(), ": ", error.message(), "; give a Hugging Face model directory"));
+    return absl::NotFoundError(absl::StrCat(path.string(), ": ", error.message(),
+                                            "; give a Hugging Face model directory"));
   }
   if (bytes > kConfigBytesMax) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path.string(), " has ", bytes, " bytes, at most ", kConfigBytesMax, " are read"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        path.string(), " has ", bytes, " bytes, at most ", kConfigBytesMax, " are read"));
   }
   std::ifstream in(path, std::ios::binary);
   return std::string(std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>());
@@ -73,7 +74,8 @@ absl::Status PrintWeights(const std::string& directory, const ModelSpec& spec) {
   TESSERA_RETURN_IF_ERROR(checkpoint.status());
   TESSERA_RETURN_IF_ERROR(CheckTensors(spec, **checkpoint));
   std::cout << "weights        " << (*checkpoint)->tensors().size() << " tensors, "
-            << FormatBytes((*checkpoint)->tensor_bytes()) << ", all as the architecture needs them\n"
+            << FormatBytes((*checkpoint)->tensor_bytes())
+            << ", all as the architecture needs them\n"
             << "digest         sha256:" << (*checkpoint)->digest() << "\n";
   return absl::OkStatus();
 }

@@ -3,10 +3,9 @@
 #ifndef TESSERA_CLI_INSPECT_H_
 #define TESSERA_CLI_INSPECT_H_
 
+#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <string>
-
-#include <CLI/CLI.hpp>
 
 namespace tessera {
 

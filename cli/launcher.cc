@@ -11,10 +11,9 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <thread>
-
-#include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
@@ -28,8 +27,10 @@ constexpr auto kWorkerExitLimit = std::chrono::seconds(3);
 
 std::string DirectoryOf(const std::string& model_flag) {
   const size_t equals = model_flag.find('=');
-  std::filesystem::path path = std::filesystem::absolute(
-      equals == std::string::npos ? model_flag : model_flag.substr(equals + 1)).lexically_normal();
+  std::filesystem::path path =
+      std::filesystem::absolute(equals == std::string::npos ? model_flag
+                                                            : model_flag.substr(equals + 1))
+          .lexically_normal();
   if (!path.has_filename()) path = path.parent_path();
   return path.string();
 }
@@ -88,11 +89,9 @@ absl::Status Launcher::StartCoordinator() {
   status_fd_ = ends[0];
   fcntl(status_fd_, F_SETFL, O_NONBLOCK);
 
-  std::vector<std::string> argv = {coordinator_program_,
-                                   "--listen", "127.0.0.1:0",
-                                   "--tp", absl::StrCat(options_.tp),
-                                   "--status-fd", absl::StrCat(ends[1]),
-                                   "--exit-on-load-failure"};
+  std::vector<std::string> argv = {
+      coordinator_program_,      "--listen",    "127.0.0.1:0",         "--tp",
+      absl::StrCat(options_.tp), "--status-fd", absl::StrCat(ends[1]), "--exit-on-load-failure"};
   if (!options_.verbose) argv.insert(argv.end(), {"--log-level", "warn"});
   for (const std::string& model : options_.models) argv.insert(argv.end(), {"--model", model});
   if (!options_.ready_file.empty()) {
@@ -121,11 +120,16 @@ absl::Status Launcher::StartWorker(int index) {
   const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   const int threads = options_.threads > 0 ? options_.threads : std::max(1, cores / worker_count_);
   std::vector<std::string> argv = {worker_program_,
-                                   "--coordinator", workers_address_,
-                                   "--device", options_.device,
-                                   "--threads", absl::StrCat(threads),
-                                   "--name", absl::StrCat("local-", index),
-                                   "--log-level", options_.verbose ? "info" : "warn"};
+                                   "--coordinator",
+                                   workers_address_,
+                                   "--device",
+                                   options_.device,
+                                   "--threads",
+                                   absl::StrCat(threads),
+                                   "--name",
+                                   absl::StrCat("local-", index),
+                                   "--log-level",
+                                   options_.verbose ? "info" : "warn"};
   std::set<std::string> roots;
   for (const std::string& model : options_.models) roots.insert(DirectoryOf(model));
   for (const std::string& root : roots) argv.insert(argv.end(), {"--model-root", root});
@@ -161,14 +165,15 @@ void Launcher::OnStatusLine(const std::string& text) {
   } else if (event == "plan") {
     screen_.Plan(line.value("model", ""), line.value("text", ""));
   } else if (event == "loading") {
-    screen_.Loading(line.value("group", 0), line.value("rank", 0), line.value("bytes_read", uint64_t{0}),
-                    line.value("bytes_total", uint64_t{0}), line.value("seconds", 0.0));
+    screen_.Loading(line.value("group", 0), line.value("rank", 0),
+                    line.value("bytes_read", uint64_t{0}), line.value("bytes_total", uint64_t{0}),
+                    line.value("seconds", 0.0));
   } else if (event == "accepting") {
     accepting_ = true;
     screen_.Ready(line.value("http", ""), line.value("grpc", ""), line.value("health", ""));
   } else if (event == "lost") {
-    screen_.Note(absl::StrCat("model ", line.value("model", ""), " lost its group: ",
-                              line.value("error", "")));
+    screen_.Note(absl::StrCat("model ", line.value("model", ""),
+                              " lost its group: ", line.value("error", "")));
   } else if (event == "ready" && accepting_) {
     screen_.Note(absl::StrCat("model ", line.value("model", ""), " is ready again"));
   }

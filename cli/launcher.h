@@ -1,5 +1,5 @@
-// The processes behind `tessera serve`: one coordinator, tp workers per model, one pipe of status lines, one
-// loop over signals and lines. Single-threaded.
+// The processes behind `tessera serve`: one coordinator, tp workers per model, one pipe of status
+// lines, one loop over signals and lines. Single-threaded.
 
 #ifndef TESSERA_CLI_LAUNCHER_H_
 #define TESSERA_CLI_LAUNCHER_H_

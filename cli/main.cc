@@ -1,5 +1,5 @@
-// tessera: one program for people, a subcommand each. A client and a launcher; all the work is done by
-// tessera-coordinator and tessera-worker.
+// tessera: one program for people, a subcommand each. A client and a launcher; all the work is done
+// by tessera-coordinator and tessera-worker.
 
 #include <CLI/CLI.hpp>
 

@@ -37,8 +37,9 @@ CLI::App* AddServeCommand(CLI::App& app, ServeOptions& options) {
   CLI::App* command = app.add_subcommand(
       "serve", "Start a coordinator and its ranks on this machine and serve a model");
   command
-      ->add_option("--model,model", options.models,
-                   "Model directory (Hugging Face layout), as [NAME=]DIR; repeat for several models")
+      ->add_option(
+          "--model,model", options.models,
+          "Model directory (Hugging Face layout), as [NAME=]DIR; repeat for several models")
       ->required()
       ->type_name("[NAME=]DIR");
   command->add_option("--tp", options.tp, "Tensor-parallel ranks per model: 1, 2, 4 or 8 [1]")

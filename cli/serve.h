@@ -1,13 +1,12 @@
-// `tessera serve`: a whole cluster on this machine. Starts the coordinator and the ranks, shows the memory
-// plan and the loading, prints the routes, and takes everything down again on Ctrl-C.
+// `tessera serve`: a whole cluster on this machine. Starts the coordinator and the ranks, shows the
+// memory plan and the loading, prints the routes, and takes everything down again on Ctrl-C.
 
 #ifndef TESSERA_CLI_SERVE_H_
 #define TESSERA_CLI_SERVE_H_
 
+#include <CLI/CLI.hpp>
 #include <string>
 #include <vector>
-
-#include <CLI/CLI.hpp>
 
 namespace tessera {
 

@@ -1,5 +1,5 @@
-// What `tessera serve` shows: plan, progress, routes, notes. A moving bar on a terminal, whole lines
-// elsewhere.
+// What `tessera serve` shows: plan, progress, routes, notes. A moving bar on a terminal, whole
+// lines elsewhere.
 
 #ifndef TESSERA_CLI_SERVE_SCREEN_H_
 #define TESSERA_CLI_SERVE_SCREEN_H_
@@ -33,7 +33,7 @@ class ServeScreen {
   const bool terminal_;
   const std::chrono::steady_clock::time_point start_;
   std::map<std::pair<int, int>, Progress> progress_;  // by group and rank
-  int last_tenth_ = -1;  // shown so far, when not on a terminal
+  int last_tenth_ = -1;                               // shown so far, when not on a terminal
   bool bar_open_ = false;
 };
 

@@ -1,8 +1,11 @@
-// tessera-coordinator: puts the rooms together, waits, and takes them apart again. The only place that knows
-// everyone. Main's thread handles signals; everything else runs on the threads of the parts.
+// tessera-coordinator: puts the rooms together, waits, and takes them apart again. The only place
+// that knows everyone. Main's thread handles signals; everything else runs on the threads of the
+// parts.
 
 #include <poll.h>
 #include <signal.h>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
@@ -12,12 +15,9 @@
 #include <cstdio>
 #include <cstring>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
-
-#include <nlohmann/json.hpp>
-#include <spdlog/sinks/stdout_color_sinks.h>
-#include <spdlog/spdlog.h>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
@@ -37,7 +37,8 @@ namespace {
 
 constexpr absl::Duration kWorkerExitLimit = absl::Seconds(3);
 
-// SIGINT and SIGTERM as a file descriptor. Made before any thread, so that all of them inherit the mask.
+// SIGINT and SIGTERM as a file descriptor. Made before any thread, so that all of them inherit the
+// mask.
 int BlockSignals() {
   sigset_t signals;
   sigemptyset(&signals);
@@ -54,7 +55,9 @@ bool TakeSignal(int signal_fd) {
 }
 
 // The term grows from start to start, also across restarts.
-uint64_t NewTerm(const Clock& clock) { return static_cast<uint64_t>(absl::ToUnixMillis(clock.Now())); }
+uint64_t NewTerm(const Clock& clock) {
+  return static_cast<uint64_t>(absl::ToUnixMillis(clock.Now()));
+}
 
 absl::Status WriteReadyFile(const std::string& path, const std::string& json) {
   const std::string temporary = absl::StrCat(path, ".tmp", getpid());
@@ -91,8 +94,8 @@ ApiOptions ToApiOptions(const CoordinatorOptions& options) {
   return api;
 }
 
-// Waits for a signal (ok) or, when asked to, for a model that cannot be loaded (its status). On the way,
-// announces the addresses once every model can take requests.
+// Waits for a signal (ok) or, when asked to, for a model that cannot be loaded (its status). On the
+// way, announces the addresses once every model can take requests.
 absl::Status Serve(const CoordinatorOptions& options, int signal_fd, StatusBoard& board,
                    const ApiServer& api, nlohmann::json addresses) {
   bool announced = false;

@@ -29,8 +29,9 @@ struct NamedDirectory {
 NamedDirectory ParseModelFlag(const std::string& flag) {
   const size_t equals = flag.find('=');
   NamedDirectory named;
-  named.directory = std::filesystem::absolute(
-      equals == std::string::npos ? flag : flag.substr(equals + 1)).lexically_normal();
+  named.directory =
+      std::filesystem::absolute(equals == std::string::npos ? flag : flag.substr(equals + 1))
+          .lexically_normal();
   if (!named.directory.has_filename()) named.directory = named.directory.parent_path();
   named.name =
       equals == std::string::npos ? named.directory.filename().string() : flag.substr(0, equals);
@@ -62,9 +63,9 @@ absl::Status OpenModel(const CoordinatorOptions& options, const NamedDirectory& 
   served.name = named.name;
   served.directory = directory;
   TESSERA_ASSIGN_OR_RETURN(served.spec, ParseModelSpec(checkpoint->config_json()));
-  TESSERA_ASSIGN_OR_RETURN(served.defaults,
-                           ParseGenerationDefaults(checkpoint->config_json(),
-                                                   checkpoint->generation_config_json()));
+  TESSERA_ASSIGN_OR_RETURN(
+      served.defaults,
+      ParseGenerationDefaults(checkpoint->config_json(), checkpoint->generation_config_json()));
   TESSERA_RETURN_IF_ERROR(CheckTensorParallel(served.spec, options.tp));
   TESSERA_RETURN_IF_ERROR(CheckTensors(served.spec, *checkpoint));
 
@@ -101,8 +102,7 @@ absl::Status OpenModel(const CoordinatorOptions& options, const NamedDirectory& 
     TESSERA_ASSIGN_OR_RETURN(memory.kv_bytes_max, DefaultKvBytes(served.spec, memory));
   }
 
-  served.context_max =
-      options.context_max > 0 ? options.context_max : served.spec.context_max;
+  served.context_max = options.context_max > 0 ? options.context_max : served.spec.context_max;
   if (served.context_max > served.spec.context_max) {
     return absl::InvalidArgumentError(absl::StrCat("--context-max ", served.context_max,
                                                    " is beyond the model's own limit of ",
@@ -131,8 +131,8 @@ absl::StatusOr<ModelSetup> OpenModels(const CoordinatorOptions& options) {
     }
     const absl::Status status = OpenModel(options, named, setup);
     if (!status.ok()) {
-      return absl::Status(status.code(), absl::StrCat("model ", named.directory.string(), ": ",
-                                                      status.message()));
+      return absl::Status(status.code(),
+                          absl::StrCat("model ", named.directory.string(), ": ", status.message()));
     }
   }
   return setup;

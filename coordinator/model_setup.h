@@ -1,5 +1,6 @@
-// Opens the models named on the command line: files, tokenizer, template, limits, and what the cluster and
-// the scheduler need to know of each. Runs once, on main's thread, before anything is started.
+// Opens the models named on the command line: files, tokenizer, template, limits, and what the
+// cluster and the scheduler need to know of each. Runs once, on main's thread, before anything is
+// started.
 
 #ifndef TESSERA_COORDINATOR_MODEL_SETUP_H_
 #define TESSERA_COORDINATOR_MODEL_SETUP_H_
@@ -15,9 +16,9 @@
 namespace tessera {
 
 struct ModelSetup {
-  std::vector<ServedModel> served;       // for the front doors
-  std::vector<ModelTarget> targets;      // for the cluster
-  std::vector<SchedulerModel> scheduled; // for the scheduler
+  std::vector<ServedModel> served;        // for the front doors
+  std::vector<ModelTarget> targets;       // for the cluster
+  std::vector<SchedulerModel> scheduled;  // for the scheduler
 };
 
 // The error names the model directory and what is wrong with it.

@@ -38,7 +38,8 @@ void AddLimits(CLI::App& app, CoordinatorOptions& options) {
       ->check(CLI::NonNegativeNumber);
   app.add_option("--tokens-max", options.tokens_max, "Tokens of one step")
       ->check(CLI::Range(16, 65536));
-  app.add_option("--rows-max", options.rows_max, "Sequences of one step")->check(CLI::Range(1, 4096));
+  app.add_option("--rows-max", options.rows_max, "Sequences of one step")
+      ->check(CLI::Range(1, 4096));
   app.add_option("--chunk-max", options.chunk_max, "Prompt tokens of one sequence in one step")
       ->check(CLI::Range(1, 65536));
   app.add_option("--waiting-max", options.waiting_max,
@@ -87,8 +88,9 @@ std::optional<int> ParseCoordinatorOptions(int argc, char** argv, CoordinatorOpt
   try {
     app.parse(argc, argv);
     if (options.rows_max > options.tokens_max) {
-      throw CLI::ValidationError("--rows-max", "must not be more than --tokens-max: every row of a "
-                                               "step has at least one token");
+      throw CLI::ValidationError("--rows-max",
+                                 "must not be more than --tokens-max: every row of a "
+                                 "step has at least one token");
     }
   } catch (const CLI::ParseError& error) {
     return app.exit(error);

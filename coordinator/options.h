@@ -36,8 +36,8 @@ struct CoordinatorOptions {
   std::string log_level = "info";
 };
 
-// Nothing when the program should go on; otherwise the exit code (help and version were printed, or the
-// error was).
+// Nothing when the program should go on; otherwise the exit code (help and version were printed, or
+// the error was).
 std::optional<int> ParseCoordinatorOptions(int argc, char** argv, CoordinatorOptions& options);
 
 }  // namespace tessera

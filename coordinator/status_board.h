@@ -1,5 +1,5 @@
-// Turns notices of the cluster into logs, JSON status lines (for `tessera serve`'s screen) and the two facts
-// main waits for: every group is ready, or one cannot be loaded. Called on any thread.
+// Turns notices of the cluster into logs, JSON status lines (for `tessera serve`'s screen) and the
+// two facts main waits for: every group is ready, or one cannot be loaded. Called on any thread.
 
 #ifndef TESSERA_COORDINATOR_STATUS_BOARD_H_
 #define TESSERA_COORDINATOR_STATUS_BOARD_H_

@@ -41,14 +41,17 @@ void Declare(CLI::App& app, Flags& flags) {
   app.add_option("--coordinator", flags.service.coordinator_address,
                  "host:port of the coordinator (its --listen address)")
       ->type_name("HOST:PORT");
-  app.add_option("--model-root", flags.service.model_roots,
-                 "where models are: the model's own directory, or the folder that holds it; may be given "
-                 "several times")
+  app.add_option(
+         "--model-root", flags.service.model_roots,
+         "where models are: the model's own directory, or the folder that holds it; may be given "
+         "several times")
       ->type_name("DIR")
       ->check(CLI::ExistingDirectory)
       ->capture_default_str();
-  app.add_option("--device", flags.device, "what to compute on: cpu, cuda:N for GPU N, or auto: the first GPU if this build and this "
-                 "machine have one, else cpu")
+  app.add_option(
+         "--device", flags.device,
+         "what to compute on: cpu, cuda:N for GPU N, or auto: the first GPU if this build and this "
+         "machine have one, else cpu")
       ->type_name("DEVICE")
       ->capture_default_str();
   app.add_option(

@@ -51,8 +51,8 @@ class Sampler {
       : ops_(ops), comm_(comm), vocab_begin_(vocab_begin), vocab_size_(vocab_size) {}
 
   // logits [R, Vs] float32 on the device; rows R entries, the same on every rank. `tokens` becomes
-  // R ids, the same on every rank; kNoToken marks a row whose logits are broken (the engine answers
-  // that row alone with an error, the others are good). The status is that of the collectives.
+  // R ids, the same on every rank; kNoToken marks a row whose logits are broken (the coordinator
+  // ends that request alone, the others are good). The status is that of the collectives.
   absl::Status Sample(const ExecContext& ctx, std::vector<int32_t>& tokens, TensorView logits,
                       const std::vector<SampleRow>& rows);
 

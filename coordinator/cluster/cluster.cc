@@ -51,9 +51,8 @@ grpc::ByteBuffer Serialize(const pb::StepPlan& plan) {
 
 }  // namespace
 
-class Cluster::Service final
-    : public pb::Cluster::WithCallbackMethod_Join<
-          pb::Cluster::WithRawCallbackMethod_Steps<pb::Cluster::Service>> {
+class Cluster::Service final : public pb::Cluster::WithCallbackMethod_Join<
+                                   pb::Cluster::WithRawCallbackMethod_Steps<pb::Cluster::Service>> {
  public:
   explicit Service(Cluster& owner) : owner_(owner) {}
 
@@ -157,8 +156,7 @@ void Cluster::OnWorkerMessage(Session& session, const pb::WorkerMessage& message
     } else if (!message.has_hello()) {
       session.stream->Close(absl::InvalidArgumentError("the first message must be Hello"));
     } else {
-      const absl::StatusOr<uint64_t> worker =
-          manager_.Join(message.hello(), clock_.Now(), actions);
+      const absl::StatusOr<uint64_t> worker = manager_.Join(message.hello(), clock_.Now(), actions);
       if (worker.ok()) {
         session.worker = *worker;
         joins_[*worker] = session.stream;
@@ -211,8 +209,7 @@ grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Cluster::OnSteps(
 void Cluster::OnStepResult(uint64_t worker, uint64_t epoch, const grpc::ByteBuffer& bytes) {
   pb::StepResult result;
   grpc::ByteBuffer copy = bytes;  // shares the slices
-  const bool parsed =
-      grpc::SerializationTraits<pb::StepResult>::Deserialize(&copy, &result).ok();
+  const bool parsed = grpc::SerializationTraits<pb::StepResult>::Deserialize(&copy, &result).ok();
   GroupActions actions;
   {
     absl::MutexLock lock(&mutex_);
@@ -223,8 +220,7 @@ void Cluster::OnStepResult(uint64_t worker, uint64_t epoch, const grpc::ByteBuff
                absl::InternalError(absl::StrCat("rank ", rank->rank, " sent a damaged StepResult")),
                actions);
     } else {
-      absl::StatusOr<std::optional<StepDone>> done =
-          tracker_.Add(rank->rank, result, clock_.Now());
+      absl::StatusOr<std::optional<StepDone>> done = tracker_.Add(rank->rank, result, clock_.Now());
       if (!done.ok()) {
         FailStep(rank->group, epoch, done.status(), actions);
       } else if (done->has_value()) {

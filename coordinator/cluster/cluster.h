@@ -1,18 +1,18 @@
-// The coordinator's side of the wire: a gRPC server that workers dial, the StepExecutor of the engine, and
-// a ticking thread for heartbeats and step deadlines. All decisions are GroupManager's and StepTracker's;
-// this class moves bytes and holds the one mutex in front of both.
+// The coordinator's side of the wire: a gRPC server that workers dial, the StepExecutor of the
+// engine, and a ticking thread for heartbeats and step deadlines. All decisions are GroupManager's
+// and StepTracker's; this class moves bytes and holds the one mutex in front of both.
 
 #ifndef TESSERA_COORDINATOR_CLUSTER_CLUSTER_H_
 #define TESSERA_COORDINATOR_CLUSTER_CLUSTER_H_
+
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/support/byte_buffer.h>
 
 #include <functional>
 #include <map>
 #include <memory>
 #include <string>
 #include <thread>
-
-#include <grpcpp/grpcpp.h>
-#include <grpcpp/support/byte_buffer.h>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
@@ -30,12 +30,13 @@ inline constexpr int kClusterMessageBytesMax = 64 << 20;
 
 class Cluster final : public StepExecutor {
  public:
-  // The clock must outlive the cluster. `notices` is called on any thread, with no lock of the caller's.
+  // The clock must outlive the cluster. `notices` is called on any thread, with no lock of the
+  // caller's.
   Cluster(GroupManagerOptions options, const Clock& clock, NoticeSink notices);
   ~Cluster() override;
 
-  // Begins to accept workers on `address` ("host:port", port 0 picks one) and to post events. Returns the
-  // bound address; UNAVAILABLE naming the address when it cannot be bound.
+  // Begins to accept workers on `address` ("host:port", port 0 picks one) and to post events.
+  // Returns the bound address; UNAVAILABLE naming the address when it cannot be bound.
   absl::StatusOr<std::string> Start(const std::string& address, std::function<void(Event)> post);
   // Tells every worker to exit, waits for them at most `limit`, and closes. Idempotent.
   void Stop(absl::Duration limit);
@@ -68,8 +69,8 @@ class Cluster final : public StepExecutor {
       ABSL_LOCKS_EXCLUDED(mutex_);
   void OnStepStreamClosed(uint64_t worker, uint64_t epoch) ABSL_LOCKS_EXCLUDED(mutex_);
   void TickLoop() ABSL_LOCKS_EXCLUDED(mutex_);
-  // Sends, disconnects, posts and tells. The notices are left in `actions` for the caller to tell once the
-  // mutex is free.
+  // Sends, disconnects, posts and tells. The notices are left in `actions` for the caller to tell
+  // once the mutex is free.
   void Carry(GroupActions& actions) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FailStep(uint32_t group, uint64_t epoch, const absl::Status& reason, GroupActions& actions)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

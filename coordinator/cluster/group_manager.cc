@@ -1,6 +1,6 @@
-// Transitions: joining -> loading (Assign sent) -> ready (all ranks Ready and connected) -> joining again
-// when a rank is lost. Every path back goes through Lose, and forward through FormGroups, so a first start
-// and a recovery are the same thing.
+// Transitions: joining -> loading (Assign sent) -> ready (all ranks Ready and connected) -> joining
+// again when a rank is lost. Every path back goes through Lose, and forward through FormGroups, so
+// a first start and a recovery are the same thing.
 
 #include "coordinator/cluster/group_manager.h"
 
@@ -31,7 +31,8 @@ bool IsPermanent(absl::StatusCode code) {
   }
 }
 
-// A collective that waits this long has lost its peer. The coordinator usually notices much earlier.
+// A collective that waits this long has lost its peer. The coordinator usually notices much
+// earlier.
 constexpr absl::Duration kCollectiveDeadline = absl::Seconds(60);
 
 // How long a group whose last starts failed waits before the next one.
@@ -92,9 +93,7 @@ void GroupManager::OnMessage(uint64_t id, const pb::WorkerMessage& message, absl
   if (found == workers_.end()) return;
   Worker& worker = found->second;
   worker.last_heard = now;
-  const auto current = [&](uint64_t epoch) {
-    return worker.assigned && epoch == worker.epoch;
-  };
+  const auto current = [&](uint64_t epoch) { return worker.assigned && epoch == worker.epoch; };
   switch (message.message_case()) {
     case pb::WorkerMessage::kHello:
       actions.disconnects.push_back({id, absl::InvalidArgumentError("a second Hello")});
@@ -152,7 +151,8 @@ void GroupManager::OnFailed(Worker& worker, const pb::Failed& failed, absl::Time
       absl::StrCat("worker ", worker.hello.worker_name(), ": ", failed.message()));
   const bool current = worker.assigned && failed.epoch() == worker.epoch;
   // Still loading: the failure is the model's or the machine's, not a passing one.
-  if (current && groups_[worker.group].state == GroupState::kLoading && IsPermanent(status.code())) {
+  if (current && groups_[worker.group].state == GroupState::kLoading &&
+      IsPermanent(status.code())) {
     Notice notice;
     notice.kind = Notice::Kind::kLoadFailed;
     notice.group = worker.group;
@@ -185,9 +185,9 @@ void GroupManager::OnLeft(uint64_t id, const absl::Status& reason, absl::Time no
 
   if (worker.assigned) {
     Lose(worker.group,
-         absl::UnavailableError(absl::StrCat("rank ", worker.rank, " (", worker.hello.worker_name(),
-                                             ") is gone: ",
-                                             reason.ok() ? "it left" : reason.message())),
+         absl::UnavailableError(
+             absl::StrCat("rank ", worker.rank, " (", worker.hello.worker_name(),
+                          ") is gone: ", reason.ok() ? "it left" : reason.message())),
          now, actions);
   }
 }
@@ -200,8 +200,8 @@ absl::Status GroupManager::OnStepStream(uint64_t id, uint64_t epoch, absl::Time 
   }
   Worker& worker = found->second;
   if (!worker.assigned || worker.epoch != epoch) {
-    return absl::FailedPreconditionError(absl::StrCat("worker ", id, " is not assigned under epoch ",
-                                                      epoch, " (it was ", worker.epoch, ")"));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "worker ", id, " is not assigned under epoch ", epoch, " (it was ", worker.epoch, ")"));
   }
   if (worker.step_stream) {
     return absl::AlreadyExistsError(absl::StrCat("worker ", id, " has a step stream already"));
@@ -225,9 +225,10 @@ void GroupManager::Tick(absl::Time now, GroupActions& actions) {
     if (now - worker.last_heard > limit) silent.push_back(id);
   }
   for (uint64_t id : silent) {
-    OnLeft(id,
-           absl::DeadlineExceededError(absl::StrCat("no heartbeat for ", absl::FormatDuration(limit))),
-           now, actions);
+    OnLeft(
+        id,
+        absl::DeadlineExceededError(absl::StrCat("no heartbeat for ", absl::FormatDuration(limit))),
+        now, actions);
   }
   for (Group& group : groups_) {
     if (group.state != GroupState::kJoining || group.failed_starts == 0) continue;
@@ -268,8 +269,9 @@ void GroupManager::FormGroups(absl::Time now, GroupActions& actions) {
   }
 }
 
-// Free workers for the ranks of a group: whoever held a rank before gets it again (it may still hold the
-// weights), the rest are filled in order of joining. Shorter than `count` when there are not enough.
+// Free workers for the ranks of a group: whoever held a rank before gets it again (it may still
+// hold the weights), the rest are filled in order of joining. Shorter than `count` when there are
+// not enough.
 std::vector<uint64_t> GroupManager::PickWorkers(uint32_t group, size_t count) const {
   std::vector<uint64_t> by_rank(count, 0);
   std::vector<uint64_t> others;
@@ -320,7 +322,7 @@ void GroupManager::Assign(uint32_t index, const std::vector<uint64_t>& chosen,
 
   std::set<std::string> hosts;
   for (uint64_t id : chosen) hosts.insert(workers_.at(id).hello.hardware().host_id());
-  const pb::CommKind comm = chosen.size() == 1   ? pb::COMM_SOLO
+  const pb::CommKind comm = chosen.size() == 1  ? pb::COMM_SOLO
                             : hosts.size() == 1 ? pb::COMM_SHARED_MEMORY
                                                 : pb::COMM_GLOO;
   for (size_t rank = 0; rank < chosen.size(); ++rank) {
@@ -383,9 +385,9 @@ void GroupManager::CheckReady(uint32_t index, absl::Time now, GroupActions& acti
     if (worker.numerics_class != numerics) {
       // Not lost and formed again with the same workers for ever: the odd one is sent away.
       OnLeft(id,
-             absl::FailedPreconditionError(absl::StrCat(
-                 "ranks of one group must compute alike: rank 0 is of numerics class ", numerics,
-                 ", rank ", worker.rank, " of ", worker.numerics_class)),
+             absl::FailedPreconditionError(
+                 absl::StrCat("ranks of one group must compute alike: rank 0 is of numerics class ",
+                              numerics, ", rank ", worker.rank, " of ", worker.numerics_class)),
              now, actions);
       return;
     }

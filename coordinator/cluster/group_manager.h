@@ -1,6 +1,7 @@
-// The life of workers and groups: who has joined, which ranks they are, when a group is ready, when it is
-// lost. A pure state machine: messages and time in, messages, events and notices out. It does no I/O and
-// has no clock, so the simulator runs the same code. One caller at a time (the Cluster's mutex).
+// The life of workers and groups: who has joined, which ranks they are, when a group is ready, when
+// it is lost. A pure state machine: messages and time in, messages, events and notices out. It does
+// no I/O and has no clock, so the simulator runs the same code. One caller at a time (the Cluster's
+// mutex).
 
 #ifndef TESSERA_COORDINATOR_CLUSTER_GROUP_MANAGER_H_
 #define TESSERA_COORDINATOR_CLUSTER_GROUP_MANAGER_H_
@@ -30,8 +31,8 @@ struct ModelTarget {
   std::string dir_name;  // last component of the directory; workers look it up under --model-root
   std::string manifest_digest;
   ModelSpec spec;
-  MemoryRequest memory;      // tp, dtypes, step limits; the budget is filled in per group
-  uint64_t memory_max = 0;   // bytes one rank may use at most; 0: what its host has free
+  MemoryRequest memory;     // tp, dtypes, step limits; the budget is filled in per group
+  uint64_t memory_max = 0;  // bytes one rank may use at most; 0: what its host has free
 };
 
 struct GroupManagerOptions {
@@ -108,7 +109,7 @@ class GroupManager {
     std::vector<uint64_t> ranks;  // worker ids, while loading or ready
     std::vector<uint32_t> num_blocks;
     absl::Time formed_at;
-    int failed_starts = 0;  // in a row
+    int failed_starts = 0;                         // in a row
     absl::Time not_before = absl::InfinitePast();  // of the next start
   };
 

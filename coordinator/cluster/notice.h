@@ -1,5 +1,5 @@
-// What the cluster tells people (logs, `tessera serve`'s screen, rank metrics) about the life of groups.
-// Never input to a decision.
+// What the cluster tells people (logs, `tessera serve`'s screen, rank metrics) about the life of
+// groups. Never input to a decision.
 
 #ifndef TESSERA_COORDINATOR_CLUSTER_NOTICE_H_
 #define TESSERA_COORDINATOR_CLUSTER_NOTICE_H_

@@ -1,4 +1,5 @@
-// See the header. Predictions follow the slowest recent steps: a deadline is about loss, not about speed.
+// See the header. Predictions follow the slowest recent steps: a deadline is about loss, not about
+// speed.
 
 #include "coordinator/cluster/step_tracker.h"
 
@@ -47,14 +48,14 @@ void StepTracker::Begin(uint32_t index, uint64_t epoch, uint64_t step, int64_t t
   group.step = step;
   group.tokens = tokens;
   group.begun = now;
-  group.deadline =
-      now + std::max(kStepDeadlineMin, kStepDeadlineFactor * Predict(index, tokens));
+  group.deadline = now + std::max(kStepDeadlineMin, kStepDeadlineFactor * Predict(index, tokens));
   group.answered = 0;
   group.results.assign(static_cast<size_t>(group.ranks), {});
   group.has_answered.assign(static_cast<size_t>(group.ranks), false);
 }
 
-absl::StatusOr<std::optional<StepDone>> StepTracker::Add(uint32_t rank, const pb::StepResult& result,
+absl::StatusOr<std::optional<StepDone>> StepTracker::Add(uint32_t rank,
+                                                         const pb::StepResult& result,
                                                          absl::Time now) {
   if (result.group() >= groups_.size()) return std::optional<StepDone>();
   Group& group = groups_[result.group()];
@@ -72,8 +73,9 @@ absl::StatusOr<std::optional<StepDone>> StepTracker::Add(uint32_t rank, const pb
 
   for (size_t r = 1; r < group.results.size(); ++r) {
     if (!SameTokens(group.results[0], group.results[r])) {
-      return absl::InternalError(absl::StrCat("ranks 0 and ", r, " sampled different tokens in step ",
-                                              group.step, "; one of them computes wrongly"));
+      return absl::InternalError(absl::StrCat("ranks 0 and ", r,
+                                              " sampled different tokens in step ", group.step,
+                                              "; one of them computes wrongly"));
     }
   }
   group.in_flight = false;
@@ -113,8 +115,8 @@ std::vector<StepTracker::Overdue> StepTracker::FindOverdue(absl::Time now) const
 
 absl::Duration StepTracker::Predict(uint32_t index, int64_t tokens) const {
   const Group& group = groups_.at(index);
-  return absl::Seconds(std::max(group.seconds_per_step,
-                                group.seconds_per_token * static_cast<double>(tokens)));
+  return absl::Seconds(
+      std::max(group.seconds_per_step, group.seconds_per_token * static_cast<double>(tokens)));
 }
 
 }  // namespace tessera

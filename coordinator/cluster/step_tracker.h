@@ -1,5 +1,5 @@
-// The steps that are out: which ranks have answered, whether they agree, and when waiting is over. One per
-// cluster, for all groups; pure, the caller holds the Cluster's mutex.
+// The steps that are out: which ranks have answered, whether they agree, and when waiting is over.
+// One per cluster, for all groups; pure, the caller holds the Cluster's mutex.
 
 #ifndef TESSERA_COORDINATOR_CLUSTER_STEP_TRACKER_H_
 #define TESSERA_COORDINATOR_CLUSTER_STEP_TRACKER_H_
@@ -22,14 +22,14 @@ inline constexpr double kStepDeadlineFactor = 40;
 
 class StepTracker {
  public:
-  // flops_per_token[g]: work of one token in group g's model, for the prediction before anything was
-  // measured.
+  // flops_per_token[g]: work of one token in group g's model, for the prediction before anything
+  // was measured.
   StepTracker(std::vector<double> flops_per_token, std::vector<int> ranks);
 
   // A plan was sent. At most one per group.
   void Begin(uint32_t group, uint64_t epoch, uint64_t step, int64_t tokens, absl::Time now);
-  // A rank's answer. Holds the event once all ranks have answered; an error when the rank failed or the
-  // ranks disagree; nothing while others are missing or when the answer is stale.
+  // A rank's answer. Holds the event once all ranks have answered; an error when the rank failed or
+  // the ranks disagree; nothing while others are missing or when the answer is stale.
   absl::StatusOr<std::optional<StepDone>> Add(uint32_t rank, const cluster::v1::StepResult& result,
                                               absl::Time now);
   // The group's epoch is over; late answers are stale.

@@ -1,16 +1,16 @@
-// Server side of one bidirectional gRPC stream: reads one message at a time, writes from a bounded queue,
-// and tells its owner about messages and the end. Callbacks come on gRPC's threads, one at a time per
-// stream for reads; Write and Close may be called from any thread.
+// Server side of one bidirectional gRPC stream: reads one message at a time, writes from a bounded
+// queue, and tells its owner about messages and the end. Callbacks come on gRPC's threads, one at a
+// time per stream for reads; Write and Close may be called from any thread.
 
 #ifndef TESSERA_COORDINATOR_CLUSTER_STREAM_REACTOR_H_
 #define TESSERA_COORDINATOR_CLUSTER_STREAM_REACTOR_H_
+
+#include <grpcpp/grpcpp.h>
 
 #include <deque>
 #include <functional>
 #include <memory>
 #include <utility>
-
-#include <grpcpp/grpcpp.h>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -41,10 +41,12 @@ class StreamReactor : public grpc::ServerBidiReactor<In, Out> {
     return reactor;
   }
 
-  // Reading begins here, not in Start, so that the owner can take note of the reactor before messages come.
+  // Reading begins here, not in Start, so that the owner can take note of the reactor before
+  // messages come.
   void BeginReading() { this->StartRead(&incoming_); }
 
-  // False when the peer does not take messages any more (its queue is full or the stream is closed).
+  // False when the peer does not take messages any more (its queue is full or the stream is
+  // closed).
   bool Write(Out message) ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
     if (closing_ || outgoing_.size() >= kStreamQueueMax) return false;
@@ -82,7 +84,8 @@ class StreamReactor : public grpc::ServerBidiReactor<In, Out> {
     outgoing_.pop_front();
     if (!ok) {
       outgoing_.clear();
-      if (!closing_) final_status_ = grpc::Status(grpc::StatusCode::UNAVAILABLE, "the peer is gone");
+      if (!closing_)
+        final_status_ = grpc::Status(grpc::StatusCode::UNAVAILABLE, "the peer is gone");
       closing_ = true;
     }
     if (!outgoing_.empty()) {

@@ -64,9 +64,8 @@ absl::Status Scheduler::State::NeverFits(const Sequence& sequence) const {
       sequence.num_tokens_max, " tokens; the KV cache of this deployment holds ", kv_tokens,
       "; lower max_tokens or shorten the prompt");
   // Refused before any work it is the request's fault; later, the deployment has shrunk under it.
-  return sequence.first_scheduled == absl::InfiniteFuture()
-             ? absl::InvalidArgumentError(message)
-             : absl::ResourceExhaustedError(message);
+  return sequence.first_scheduled == absl::InfiniteFuture() ? absl::InvalidArgumentError(message)
+                                                            : absl::ResourceExhaustedError(message);
 }
 
 void Scheduler::State::ExpireDeadlines(absl::Time now) {

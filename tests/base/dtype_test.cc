@@ -2,10 +2,10 @@
 
 #include "base/dtype.h"
 
+#include <gtest/gtest.h>
+
 #include <cmath>
 #include <limits>
-
-#include <gtest/gtest.h>
 
 namespace tessera {
 namespace {
@@ -43,9 +43,9 @@ TEST(DTypeTest, EveryFloat16IsWidenedExactly) {
       }
       continue;
     }
-    const float expected = exponent == 0
-                               ? sign * std::ldexp(static_cast<float>(mantissa), -24)
-                               : sign * std::ldexp(static_cast<float>(1024 + mantissa), exponent - 25);
+    const float expected =
+        exponent == 0 ? sign * std::ldexp(static_cast<float>(mantissa), -24)
+                      : sign * std::ldexp(static_cast<float>(1024 + mantissa), exponent - 25);
     EXPECT_EQ(std::bit_cast<uint32_t>(got), std::bit_cast<uint32_t>(expected)) << bits;
   }
 }

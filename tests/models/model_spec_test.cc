@@ -249,9 +249,9 @@ TEST(GenerationDefaults, GenerationConfigGoesFirst) {
   EXPECT_EQ(defaults->top_k, 0u);
   EXPECT_EQ(defaults->top_p, 1.0f);
 
-  defaults = ParseGenerationDefaults(
-      config,
-      R"({"eos_token_id": [7, 9], "do_sample": true, "temperature": 0.6,
+  defaults =
+      ParseGenerationDefaults(config,
+                              R"({"eos_token_id": [7, 9], "do_sample": true, "temperature": 0.6,
           "top_p": 0.9, "top_k": 40})");
   ASSERT_TRUE(defaults.ok()) << defaults.status();
   EXPECT_THAT(defaults->eos_token_ids, ElementsAre(7, 9));

@@ -1,12 +1,13 @@
-// The ranks of one tensor-parallel group talking to each other. One object per rank; calls are made from
-// that rank's engine thread only, except Abort, which any thread may call.
+// The ranks of one tensor-parallel group talking to each other. One object per rank; calls are made
+// from that rank's engine thread only, except Abort, which any thread may call.
 //
 // Sums are deterministic: every rank computes the same fixed binary tree over ranks,
-// ((r0 + r1) + (r2 + r3)) + ((r4 + r5) + (r6 + r7)), in float32, never a library's own reduction order.
-// With Ops::MatMulPartial it continues the tree over the fixed slices of K.
+// ((r0 + r1) + (r2 + r3)) + ((r4 + r5) + (r6 + r7)), in float32, never a library's own reduction
+// order. With Ops::MatMulPartial it continues the tree over the fixed slices of K.
 //
-// Every call waits at most the deadline given at construction; a lost or late peer is UNAVAILABLE or
-// DEADLINE_EXCEEDED naming the rank, and the object is then of no more use (the group gets a new epoch).
+// Every call waits at most the deadline given at construction; a lost or late peer is UNAVAILABLE
+// or DEADLINE_EXCEEDED naming the rank, and the object is then of no more use (the group gets a new
+// epoch).
 
 #ifndef TESSERA_WORKER_COMM_COMMUNICATOR_H_
 #define TESSERA_WORKER_COMM_COMMUNICATOR_H_
@@ -25,13 +26,13 @@ class Communicator {
 
   // data (float32, contiguous, any size including 0) becomes the tree sum over ranks, in place.
   virtual absl::Status AllReduce(const ExecContext&, TensorView data) = 0;
-  // residual += tree sum of `partial` + bias, out = RmsNorm(residual); see Ops::AddResidualNorm. partial
-  // [T, C] float32 is overwritten.
-  virtual absl::Status AllReduceResidualNorm(const ExecContext&, TensorView out, TensorView residual,
-                                             TensorView partial, TensorView bias, TensorView weight,
-                                             float eps) = 0;
-  // out [size * n bytes]: every rank's `in` (n bytes, host or device as the backend has it), in rank
-  // order. Any dtype; bytes are copied.
+  // residual += tree sum of `partial` + bias, out = RmsNorm(residual); see Ops::AddResidualNorm.
+  // partial [T, C] float32 is overwritten.
+  virtual absl::Status AllReduceResidualNorm(const ExecContext&, TensorView out,
+                                             TensorView residual, TensorView partial,
+                                             TensorView bias, TensorView weight, float eps) = 0;
+  // out [size * n bytes]: every rank's `in` (n bytes, host or device as the backend has it), in
+  // rank order. Any dtype; bytes are copied.
   virtual absl::Status AllGather(const ExecContext&, TensorView out, TensorView in) = 0;
   // The same for small host arrays, whatever the device (candidates of the sampler).
   virtual absl::Status AllGatherHost(void* out, const void* in, size_t bytes) = 0;

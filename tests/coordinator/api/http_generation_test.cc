@@ -38,7 +38,9 @@ class HttpGenerationTest : public ApiFixture {
     }
     return text;
   }
-  size_t AnswerTokens() const { return Encode(model_, kScriptedAnswer).size() + 1; }  // and the end token
+  size_t AnswerTokens() const {
+    return Encode(model_, kScriptedAnswer).size() + 1;
+  }  // and the end token
 };
 
 TEST_F(HttpGenerationTest, WholeChatAnswer) {

@@ -1,12 +1,12 @@
-// The real gRPC server with hand-driven workers on loopback: plans reach every rank as the same bytes,
-// answers come back as one event, a closed stream loses the group.
+// The real gRPC server with hand-driven workers on loopback: plans reach every rank as the same
+// bytes, answers come back as one event, a closed stream loses the group.
 
 #include "coordinator/cluster/cluster.h"
 
-#include <deque>
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <deque>
 
 #include "absl/strings/str_cat.h"
 #include "tests/coordinator/cluster/cluster_fixtures.h"
@@ -164,8 +164,8 @@ TEST_F(ClusterTest, PlansGoToEveryRankAndComeBackAsOneEvent) {
 }
 
 TEST_F(ClusterTest, RefusesStepStreamsOfStrangers) {
-  auto stub = pb::Cluster::NewStub(
-      grpc::CreateChannel(address_, grpc::InsecureChannelCredentials()));
+  auto stub =
+      pb::Cluster::NewStub(grpc::CreateChannel(address_, grpc::InsecureChannelCredentials()));
   const auto open = [&](const char* worker, const char* epoch) {
     grpc::ClientContext context;
     if (worker != nullptr) context.AddMetadata("tessera-worker-id", worker);
@@ -181,8 +181,8 @@ TEST_F(ClusterTest, RefusesStepStreamsOfStrangers) {
 }
 
 TEST_F(ClusterTest, TheFirstMessageMustBeHello) {
-  auto stub = pb::Cluster::NewStub(
-      grpc::CreateChannel(address_, grpc::InsecureChannelCredentials()));
+  auto stub =
+      pb::Cluster::NewStub(grpc::CreateChannel(address_, grpc::InsecureChannelCredentials()));
   grpc::ClientContext context;
   auto stream = stub->Join(&context);
   stream->Write(HeartbeatMessage());

@@ -2,13 +2,13 @@
 
 #include "coordinator/cluster/group_manager.h"
 
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <map>
 #include <random>
 #include <set>
-
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
@@ -49,10 +49,9 @@ class GroupManagerTest : public ::testing::Test {
   // Brings a freshly assigned group to ready; the events and notices stay in actions_.
   void FinishStart(const std::vector<std::pair<uint64_t, pb::Assign>>& assigns) {
     for (const auto& [worker, assign] : assigns) {
-      Say(worker, CommHelloMessage(assign.epoch(), assign.rank(),
-                                   absl::StrCat("blob", assign.rank())));
-      EXPECT_TRUE(
-          manager_->OnStepStream(worker, assign.epoch(), clock_.Now(), actions_).ok());
+      Say(worker,
+          CommHelloMessage(assign.epoch(), assign.rank(), absl::StrCat("blob", assign.rank())));
+      EXPECT_TRUE(manager_->OnStepStream(worker, assign.epoch(), clock_.Now(), actions_).ok());
       Say(worker, ReadyMessage(assign.epoch()));
     }
   }
@@ -287,8 +286,8 @@ TEST_F(GroupManagerTest, DamagedMessagesDisconnectOnlyTheirSender) {
   for (const auto& gone : actions_.disconnects) EXPECT_EQ(gone.worker, first);
 }
 
-// Random joins, losses and failures: a worker is in at most one group, epochs only grow, and once enough
-// workers stay, every group becomes ready.
+// Random joins, losses and failures: a worker is in at most one group, epochs only grow, and once
+// enough workers stay, every group becomes ready.
 TEST_F(GroupManagerTest, RandomLivesEndReady) {
   for (uint32_t seed = 1; seed <= 300; ++seed) {
     SCOPED_TRACE(absl::StrCat("seed ", seed));

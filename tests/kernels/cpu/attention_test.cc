@@ -9,7 +9,6 @@
 namespace tessera {
 namespace {
 
-
 struct Layer {
   DType activation = kF32;
   DType cache = kF32;

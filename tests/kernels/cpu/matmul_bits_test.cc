@@ -7,7 +7,6 @@
 namespace tessera {
 namespace {
 
-
 std::vector<Backend> Supported() {
   std::vector<Backend> supported;
   for (const Backend& backend : Backends()) {

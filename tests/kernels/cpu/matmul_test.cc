@@ -6,7 +6,6 @@
 namespace tessera {
 namespace {
 
-
 struct Case {
   int64_t rows, outputs, inputs;  // T, N, K
   DType activation, weight, out;
