@@ -61,10 +61,3 @@ endfunction()
 if(TESSERA_FUZZ)
   add_custom_target(fuzzers)
 endif()
-
-# DEV-ONLY: removed once every room stands.
-function(add_room dir)
-  if(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${dir}/CMakeLists.txt)
-    add_subdirectory(${dir})
-  endif()
-endfunction()

@@ -16,7 +16,7 @@ readonly JOBS="${TESSERA_JOBS:-$(nproc)}"
 readonly ASAN_TESTS=(base_test models_test kernels_cpu_test worker_test worker_comm_test worker_sampler_test
                      coordinator_text_test coordinator_kv_test coordinator_sched_test
                      coordinator_engine_test coordinator_cluster_test coordinator_api_test)
-readonly TSAN_TESTS=(kernels_cpu_test worker_comm_test coordinator_engine_test)
+readonly TSAN_TESTS=(kernels_cpu_test coordinator_engine_test)
 
 usage() { sed -n '2,8p' "$0" | sed 's/^# \{0,1\}//'; }
 

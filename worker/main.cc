@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "base/clock.h"
+#include "base/version.h"
 #include "worker/device.h"
 #include "worker/event_log.h"
 #include "worker/probe.h"
@@ -37,7 +38,7 @@ struct Flags {
 };
 
 void Declare(CLI::App& app, Flags& flags) {
-  app.set_version_flag("--version", absl::StrCat("tessera-worker ", TESSERA_VERSION));
+  app.set_version_flag("--version", tessera::kVersion);
   app.add_option("--coordinator", flags.service.coordinator_address,
                  "host:port of the coordinator (its --listen address)")
       ->type_name("HOST:PORT");

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "base/version.h"
 #include "worker/assignment.h"
 #include "worker/probe.h"
 
@@ -65,7 +66,7 @@ cluster::v1::Hello Service::MakeHello() const {
   const MachineFacts facts = ProbeMachine();
   cluster::v1::Hello hello;
   hello.set_protocol_version(cluster::v1::PROTOCOL_VERSION_CURRENT);
-  hello.set_build(TESSERA_VERSION);
+  hello.set_build(kVersion);
   hello.set_worker_name(options_.worker_name);
   hello.set_numerics(device_.numerics());
   cluster::v1::Hardware* hardware = hello.mutable_hardware();
