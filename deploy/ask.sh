@@ -33,5 +33,5 @@ awk -v start="$start" '
     if (failed || !first) exit 1
     seconds = (now() - first) / 1e9
     printf "[%d output tokens, first after %.0f ms, %.1f tok/s]\n", tokens, (first - start) / 1e6, \
-      seconds > 0 ? (tokens - 1) / seconds : 0
+      (seconds > 0 ? (tokens - 1) / seconds : 0)
   }'

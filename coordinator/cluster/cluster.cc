@@ -135,6 +135,7 @@ grpc::ServerBidiReactor<pb::WorkerMessage, pb::CoordinatorMessage>* Cluster::OnJ
       session->stream.reset();
       if (session->worker == 0) return;
       joins_.erase(session->worker);
+      if (stopping_) return;  // sent home, not lost
       manager_.OnLeft(session->worker, absl::UnavailableError("its control stream ended"),
                       clock_.Now(), actions);
       Carry(actions);
@@ -239,6 +240,7 @@ void Cluster::OnStepStreamClosed(uint64_t worker, uint64_t epoch) {
     // A later assignment may have opened its own stream already.
     const auto steps = steps_.find(worker);
     if (steps != steps_.end() && steps->second.epoch == epoch) steps_.erase(steps);
+    if (stopping_) return;
     const absl::StatusOr<GroupManager::RankRef> rank = manager_.RankOf(worker);
     if (!rank.ok() || rank->epoch != epoch) return;
     FailStep(rank->group, epoch,
