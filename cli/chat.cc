@@ -21,8 +21,8 @@ namespace {
 
 constexpr int kConnectSecondsMax = 5;
 
-// Cancels the answer in flight when SIGINT comes. The signal is blocked in every thread and taken
-// by one of our own, so nothing happens in a signal handler.
+// Cancels the answer in flight when SIGINT comes. While this lives the signal is blocked in every
+// thread and taken by one of our own, so nothing happens in a signal handler.
 class InterruptWatch {
  public:
   explicit InterruptWatch(grpc::ClientContext& context) : context_(context) {
@@ -104,6 +104,13 @@ grpc::Status Answer(v1::Tessera::Stub& stub, v1::ChatRequest& request) {
   return status;
 }
 
+void PrintError(const grpc::Status& status) {
+  // gRPC gives no text when the request itself cannot be encoded, which only strings that are not
+  // UTF-8 do.
+  const std::string& text = status.error_message();
+  std::cerr << "error: " << (text.empty() ? "the text is not valid UTF-8" : text) << "\n";
+}
+
 void Ask(v1::ChatRequest& request, const std::string& question) {
   v1::ChatMessage* message = request.add_messages();
   message->set_role("user");
@@ -127,7 +134,7 @@ int Converse(const ChatOptions& options, v1::Tessera::Stub& stub) {
     const grpc::Status status = Answer(stub, request);
     if (status.error_code() == grpc::StatusCode::CANCELLED) continue;
     if (!status.ok()) {
-      std::cerr << "error: " << status.error_message() << "\n";
+      PrintError(status);
       if (!terminal) return 1;
       if (request.messages().rbegin()->role() == "user") request.mutable_messages()->RemoveLast();
     }
@@ -150,19 +157,27 @@ CLI::App* AddChatCommand(CLI::App& app, ChatOptions& options) {
 }
 
 int RunChat(const ChatOptions& options) {
+  // The threads that gRPC starts inherit the mask, so that SIGINT comes to this thread alone: it
+  // ends the program, except while an answer streams.
+  sigset_t interrupt;
+  sigset_t previous;
+  sigemptyset(&interrupt);
+  sigaddset(&interrupt, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &interrupt, &previous);
   const auto channel = grpc::CreateChannel(options.address, grpc::InsecureChannelCredentials());
   if (!channel->WaitForConnected(std::chrono::system_clock::now() +
                                  std::chrono::seconds(kConnectSecondsMax))) {
-    std::cerr << "error: nothing answers at " << options.address
-              << "; is `tessera serve` running? Its gRPC address goes to --address\n";
+    std::cerr << "error: no gRPC server answers at " << options.address
+              << "; is `tessera serve` running? Its gRPC address (not HTTP) goes to --address\n";
     return 1;
   }
+  pthread_sigmask(SIG_SETMASK, &previous, nullptr);
   const auto stub = v1::Tessera::NewStub(channel);
-  if (options.once.empty()) return Converse(options, *stub);
+  if (!options.once.has_value()) return Converse(options, *stub);
   v1::ChatRequest request = NewConversation(options);
-  Ask(request, options.once);
+  Ask(request, *options.once);
   const grpc::Status status = Answer(*stub, request);
-  if (!status.ok()) std::cerr << "error: " << status.error_message() << "\n";
+  if (!status.ok()) PrintError(status);
   return status.ok() ? 0 : 1;
 }
 

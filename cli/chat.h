@@ -14,7 +14,7 @@ struct ChatOptions {
   std::string address = "127.0.0.1:50051";
   std::string model;
   std::string system;
-  std::string once;  // one question, then exit
+  std::optional<std::string> once;  // one question, then exit
   std::optional<float> temperature;
   std::optional<uint32_t> max_tokens;
   std::optional<uint64_t> seed;

@@ -80,7 +80,8 @@ absl::Status PrintWeights(const std::string& directory, const ModelSpec& spec) {
   return absl::OkStatus();
 }
 
-void PrintPlan(const ModelSpec& spec, const InspectOptions& options, int tp, uint64_t budget) {
+// False when it does not fit.
+bool PrintPlan(const ModelSpec& spec, const InspectOptions& options, int tp, uint64_t budget) {
   MemoryRequest request;
   request.tp = tp;
   const bool full = options.dtype == "float32" ||
@@ -97,11 +98,12 @@ void PrintPlan(const ModelSpec& spec, const InspectOptions& options, int tp, uin
     const absl::StatusOr<MemoryPlan> plan = PlanMemory(spec, request);
     if (plan.ok()) {
       std::cout << DescribeMemoryPlan(spec, request, *plan);
-      return;
+      return true;
     }
     status = plan.status();
   }
   std::cout << "  does not fit: " << status.message() << "\n";
+  return false;
 }
 
 absl::Status Inspect(const InspectOptions& options) {
@@ -113,8 +115,8 @@ absl::Status Inspect(const InspectOptions& options) {
   uint64_t budget = options.memory_bytes;
   if (budget == 0) budget = GpuMemory(options.gpu);
   if (options.tp != 0) {
-    PrintPlan(spec, options, options.tp, budget);
-    return absl::OkStatus();
+    if (PrintPlan(spec, options, options.tp, budget)) return absl::OkStatus();
+    return absl::ResourceExhaustedError("the plan that was asked for does not fit");
   }
   for (int tp : {1, 2, 4, 8}) {
     if (CheckTensorParallel(spec, tp).ok()) PrintPlan(spec, options, tp, budget);

@@ -25,6 +25,8 @@ namespace {
 // How long workers may take to leave once the coordinator is gone.
 constexpr auto kWorkerExitLimit = std::chrono::seconds(3);
 
+std::string WorkerName(int index) { return absl::StrCat("local-", index); }
+
 std::string DirectoryOf(const std::string& model_flag) {
   const size_t equals = model_flag.find('=');
   std::filesystem::path path =
@@ -41,7 +43,7 @@ Launcher::Launcher(const ServeOptions& options, ServeScreen& screen)
     : options_(options),
       screen_(screen),
       worker_count_(options.tp * static_cast<int>(options.models.size())),
-      restarts_(static_cast<size_t>(worker_count_), 0) {
+      restarts_(static_cast<size_t>(worker_count_)) {
   sigset_t signals;
   sigemptyset(&signals);
   for (int signal_number : {SIGINT, SIGTERM, SIGCHLD}) sigaddset(&signals, signal_number);
@@ -59,6 +61,8 @@ Launcher::~Launcher() {
   for (const auto& [pid, index] : workers_) kill(pid, SIGKILL);
   if (coordinator_ > 0) waitpid(coordinator_, nullptr, 0);
   for (const auto& [pid, index] : workers_) waitpid(pid, nullptr, 0);
+  // A coordinator that was killed could not remove it.
+  if (!options_.ready_file.empty()) unlink(options_.ready_file.c_str());
   if (status_fd_ >= 0) close(status_fd_);
   if (signal_fd_ >= 0) close(signal_fd_);
 }
@@ -127,7 +131,7 @@ absl::Status Launcher::StartWorker(int index) {
                                    "--threads",
                                    absl::StrCat(threads),
                                    "--name",
-                                   absl::StrCat("local-", index),
+                                   WorkerName(index),
                                    "--log-level",
                                    options_.verbose ? "info" : "warn"};
   std::set<std::string> roots;
@@ -174,6 +178,8 @@ void Launcher::OnStatusLine(const std::string& text) {
   } else if (event == "lost") {
     screen_.Note(absl::StrCat("model ", line.value("model", ""),
                               " lost its group: ", line.value("error", "")));
+  } else if (event == "left") {
+    OnWorkerGivenUp(line.value("worker", ""));
   } else if (event == "ready" && accepting_) {
     screen_.Note(absl::StrCat("model ", line.value("model", ""), " is ready again"));
   }
@@ -212,7 +218,8 @@ void Launcher::ReapChildren() {
 
 void Launcher::OnWorkerExit(int index, int wait_status) {
   if (stopping_ || coordinator_ == 0) return;
-  const std::string what = absl::StrCat("worker local-", index, " ", DescribeExit(wait_status));
+  const std::string what =
+      absl::StrCat("worker ", WorkerName(index), " ", DescribeExit(wait_status));
   if (!accepting_) {
     // Sent home by a coordinator that gives up and will say why itself.
     if (WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == 0) return;
@@ -220,13 +227,25 @@ void Launcher::OnWorkerExit(int index, int wait_status) {
     Fail(what);
     return;
   }
-  if (++restarts_[static_cast<size_t>(index)] > kWorkerRestartsMax) {
-    Fail(absl::StrCat(what, " for the ", restarts_[static_cast<size_t>(index)], "th time"));
+  auto& restarts = restarts_[static_cast<size_t>(index)];
+  const auto now = std::chrono::steady_clock::now();
+  std::erase_if(restarts, [now](auto when) { return now - when > kWorkerRestartWindow; });
+  if (restarts.size() >= kWorkerRestartsMax) {
+    Fail(absl::StrCat(what, "; it was started again ", restarts.size(), " times within ",
+                      kWorkerRestartWindow.count(), " minutes"));
     return;
   }
+  restarts.push_back(now);
   screen_.Note(absl::StrCat(what, "; starting it again"));
   const absl::Status started = StartWorker(index);
   if (!started.ok()) Fail(std::string(started.message()));
+}
+
+void Launcher::OnWorkerGivenUp(const std::string& name) {
+  if (!accepting_ || stopping_) return;
+  for (const auto& [pid, index] : workers_) {
+    if (WorkerName(index) == name) kill(pid, SIGKILL);
+  }
 }
 
 void Launcher::Fail(const std::string& reason) {

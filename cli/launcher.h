@@ -17,8 +17,10 @@
 
 namespace tessera {
 
-// A worker that keeps dying is started again this often, then the launcher gives up.
-inline constexpr int kWorkerRestartsMax = 5;
+// A worker that dies more often than this within the window is not started again; the launcher
+// gives up.
+inline constexpr size_t kWorkerRestartsMax = 5;
+inline constexpr std::chrono::minutes kWorkerRestartWindow(10);
 
 class Launcher {
  public:
@@ -39,6 +41,9 @@ class Launcher {
   void OnSignal(int signal_number);
   void ReapChildren();
   void OnWorkerExit(int index, int wait_status);
+  // The coordinator has given a worker up: one that hangs is ended, so that it can be started
+  // again.
+  void OnWorkerGivenUp(const std::string& name);
   void Fail(const std::string& reason);
   // SIGTERM to the coordinator, which drains and sends the workers home; again: at once.
   void BeginStop();
@@ -54,7 +59,8 @@ class Launcher {
   std::string pending_;  // part of a status line
   pid_t coordinator_ = 0;
   std::map<pid_t, int> workers_;  // pid -> index
-  std::vector<int> restarts_;     // by worker index
+  // Recent restarts by worker index.
+  std::vector<std::vector<std::chrono::steady_clock::time_point>> restarts_;
   bool accepting_ = false;
   bool stopping_ = false;
   bool failed_ = false;

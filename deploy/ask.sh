@@ -4,10 +4,14 @@
 #
 #   deploy/ask.sh http://127.0.0.1:8000 "What is a KV cache?"
 set -euo pipefail
-base="${1:?the base URL, for example http://127.0.0.1:8000}"
-question="${2:?a question}"
+if [ $# -ne 2 ]; then
+  echo "usage: deploy/ask.sh http://127.0.0.1:8000 \"What is a KV cache?\"" >&2
+  exit 2
+fi
+base="${1%/}"
+question="$2"
 
-escape() { printf '%s' "$1" | sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' | tr '\n\r\t' '   '; }
+escape() { printf '%s' "$1" | sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' | tr '\000-\037' ' '; }
 
 body=$(printf '{"messages":[{"role":"user","content":"%s"}],"temperature":0,"stream":true,%s}' \
   "$(escape "$question")" '"stream_options":{"include_usage":true}')

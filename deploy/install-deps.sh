@@ -17,13 +17,13 @@ readonly CUDA_WHEELS=(
 )
 
 readonly BUILD_PACKAGES=(
-  g++ cmake ninja-build ccache pkg-config git ca-certificates
+  g++ cmake ninja-build ccache pkg-config git ca-certificates curl
   protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libgrpc++-dev libabsl-dev libssl-dev
   libboost-dev libboost-system-dev nlohmann-json3-dev libcli11-dev libspdlog-dev
   prometheus-cpp-dev libgloo-dev libdnnl-dev libgtest-dev libgmock-dev libbenchmark-dev
 )
 readonly TEST_PACKAGES=(
-  python3 python3-grpcio python3-protobuf curl iproute2
+  python3 python3-grpcio python3-protobuf
   clang-14 clang-format-14 clang-tidy-14 libclang-rt-14-dev
 )
 

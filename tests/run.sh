@@ -54,7 +54,8 @@ stage_unit() { run_ctest release --label-regex unit; }
 stage_integration() { ctest --test-dir build/release --output-on-failure --label-regex integration; }
 stage_asan() {
   configure asan && build asan --target "${ASAN_TESTS[@]}" &&
-    run_ctest asan --tests-regex "$(exactly "${ASAN_TESTS[@]}")"
+    LSAN_OPTIONS="suppressions=$PWD/tests/lsan-suppressions.txt" \
+      run_ctest asan --tests-regex "$(exactly "${ASAN_TESTS[@]}")"
 }
 stage_tsan() {
   configure tsan && build tsan --target "${TSAN_TESTS[@]}" &&

@@ -91,8 +91,10 @@ class Server(Process):
         self.ready_file = pathlib.Path(tempfile.mkdtemp(prefix="tessera-ready-")) / "ready.json"
         flags = ["--model", model_flag or model, "--http-port", "0", "--grpc-port", "0",
                  "--health-port", "0", "--ready-file", self.ready_file,
-                 # A busy test machine may hold a process up for a second.
-                 "--heartbeats-missed-max", "40", *arguments]
+                 *arguments]
+        if "--heartbeats-missed-max" not in flags:
+            # A busy test machine may hold a process up for a second.
+            flags += ["--heartbeats-missed-max", "40"]
         super().__init__(program[0], *program[1:], *flags)
         if wait:
             self.wait_ready()
@@ -143,6 +145,9 @@ class Server(Process):
             for line in response:
                 line = line.strip()
                 if line == b"data: [DONE]":
+                    # The body must end properly too: an incomplete chunked read raises here.
+                    if response.read().strip():
+                        raise AssertionError("something came after [DONE]")
                     return
                 if line.startswith(b"data: "):
                     yield json.loads(line[6:])

@@ -45,7 +45,7 @@ MAY_SEE_PROTO = {"worker", "coordinator", "cli", "tests"}
 # Files that may see more than their folder: the one place where a rank's backend is chosen.
 FILE_MAY_INCLUDE = {"worker/device.cc": ["kernels/cpu"]}
 
-# The charter's five, and no sixth without a reason in writing: in the Decisions of that README.
+# The house's five, and no sixth without a reason in writing: in the Decisions of that README.
 VIRTUAL_INTERFACES = {"Ops", "Communicator", "StepExecutor", "Clock", "TextModel"}
 INTERFACES_WITH_REASON = {"Weight": "kernels/README.md", "HostCommunicator": "worker/comm/README.md"}
 

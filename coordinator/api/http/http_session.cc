@@ -48,7 +48,11 @@ void HttpSession::Start(bool refuse) {
 }
 
 void HttpSession::Stop() {
-  asio::dispatch(socket_.get_executor(), [self = shared_from_this()] { self->Close(); });
+  asio::dispatch(socket_.get_executor(), [self = shared_from_this()] {
+    // An answer on its way out may arrive whole; the pool's own limit ends the wait for it.
+    if (self->call_ == nullptr && !self->lingering_) return self->Close();
+    self->keep_alive_ = false;
+  });
 }
 
 void HttpSession::AwaitRequest() {

@@ -43,7 +43,7 @@ class ApiFixture : public testing::Test {
   }
   HttpResponse Get(const std::string& path) { return Fetch(addresses_.http, "GET", path); }
 
-  const RealClock clock_;
+  const RealClock clock_{};
   ServedModel model_;
   std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<ScriptedExecutor> executor_;
