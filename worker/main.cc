@@ -2,7 +2,6 @@
 // the service on the main thread. Exit codes: 0 told to leave, 1 cannot go on (the reason is on
 // stderr), others from the flag parser.
 
-#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -34,7 +33,6 @@ struct Flags {
   double reconnect_seconds = 60;
   std::string log_level = "info";
   bool probe = false;
-  bool exit_with_parent = false;
 };
 
 void Declare(CLI::App& app, Flags& flags) {
@@ -70,8 +68,6 @@ void Declare(CLI::App& app, Flags& flags) {
   app.add_option("--log-level", flags.log_level, "what goes to stderr: debug, info, warn or error")
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}))
       ->capture_default_str();
-  app.add_flag("--exit-with-parent", flags.exit_with_parent,
-               "leave when the process that started this one ends");
   app.add_flag("--probe", flags.probe, "print what this machine has, as JSON, and exit");
 }
 
@@ -132,7 +128,6 @@ int main(int argc, char** argv) {
       "until it is told to stop. Start one per rank, on any machine that has the model's files.");
   Declare(app, flags);
   CLI11_PARSE(app, argc, argv);
-  if (flags.exit_with_parent) prctl(PR_SET_PDEATHSIG, SIGTERM);
   if (flags.probe) {
     std::printf("%s\n", tessera::MachineFactsJson(facts).c_str());
     return 0;
