@@ -157,7 +157,9 @@ void ApiServer::Stop() {
   // The calls' reactors end on the pool, so it runs until gRPC has none left.
   state.grpc.Stop(kStopLimit / 4);
   state.health.Stop(absl::ZeroDuration());
-  state.pool.Stop(end - absl::Now());
+  state.pool.Drain(end - absl::Now());
+  if (state.http != nullptr) state.http->CutOff();
+  state.pool.Stop();
 }
 
 }  // namespace tessera

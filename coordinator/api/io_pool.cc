@@ -19,7 +19,7 @@ IoPool::IoPool(int threads)
       io_(std::make_shared<IoContext>(num_threads_)),
       work_(boost::asio::make_work_guard(*io_)) {}
 
-IoPool::~IoPool() { Stop(absl::ZeroDuration()); }
+IoPool::~IoPool() { Stop(); }
 
 void IoPool::Start() {
   for (int i = 0; i < num_threads_; ++i) {
@@ -27,11 +27,15 @@ void IoPool::Start() {
   }
 }
 
-void IoPool::Stop(absl::Duration limit) {
+void IoPool::Drain(absl::Duration limit) {
   if (threads_.empty()) return;
   work_.reset();
   const absl::Time end = absl::Now() + limit;
   while (!io_->stopped() && absl::Now() < end) absl::SleepFor(absl::Milliseconds(2));
+}
+
+void IoPool::Stop() {
+  if (threads_.empty()) return;
   io_->stop();
   for (std::thread& thread : threads_) thread.join();
   threads_.clear();

@@ -44,8 +44,11 @@ class IoPool {
   IoPool& operator=(const IoPool&) = delete;
 
   void Start();
-  // Waits until everything posted is done, at most `limit`, then ends the threads. Idempotent.
-  void Stop(absl::Duration limit);
+  // No new work is awaited from here on: returns when everything posted is done, at latest after
+  // `limit`.
+  void Drain(absl::Duration limit);
+  // Ends the threads. What is posted and has not run yet runs here, on the caller. Idempotent.
+  void Stop();
 
   IoContext& io() { return *io_; }
   SerialExecutor MakeSerial() const;

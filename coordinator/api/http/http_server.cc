@@ -93,4 +93,9 @@ void HttpServer::Stop() {
   for (const std::shared_ptr<HttpSession>& session : sessions) session->Stop();
 }
 
+void HttpServer::CutOff() {
+  absl::MutexLock lock(&shared_->mutex);
+  for (const std::shared_ptr<HttpSession>& session : shared_->sessions) session->CutOff();
+}
+
 }  // namespace tessera::api

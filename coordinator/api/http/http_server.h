@@ -39,8 +39,10 @@ class HttpServer {
   ~HttpServer();
 
   absl::StatusOr<Address> Start(const Address& address);
-  // Closes the listener and every connection. Idempotent.
+  // Closes the listener and idle connections; others end with their answer. Idempotent.
   void Stop();
+  // Ends every connection whatever it is doing, once the pool has run what this posts.
+  void CutOff();
 
   struct Shared;  // what sessions and listener share; outlives both
  private:

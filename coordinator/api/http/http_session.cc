@@ -4,6 +4,7 @@
 #include "coordinator/api/http/http_session.h"
 
 #include <boost/asio/dispatch.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/write.hpp>
 #include <boost/beast/http/error.hpp>
 #include <boost/beast/http/read.hpp>
@@ -53,6 +54,10 @@ void HttpSession::Stop() {
     if (self->call_ == nullptr && !self->lingering_) return self->Close();
     self->keep_alive_ = false;
   });
+}
+
+void HttpSession::CutOff() {
+  asio::post(socket_.get_executor(), [self = shared_from_this()] { self->Close(); });
 }
 
 void HttpSession::AwaitRequest() {

@@ -49,7 +49,8 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
 
   // Any thread. `refuse`: there are too many connections, answer 503 and close.
   void Start(bool refuse);
-  void Stop();  // at once when idle, else after the answer that is being written
+  void Stop();    // at once when idle, else after the answer that is being written
+  void CutOff();  // whatever it is doing
 
  private:
   friend class HttpCall;
