@@ -156,7 +156,6 @@ absl::Status CheckOutput(const StepPlan& plan, int row) {
       }
       break;
     case cluster::v1::OUTPUT_VERIFY_DRAFTS:
-    case cluster::v1::OUTPUT_PROMPT_LOGPROBS:
     case cluster::v1::OUTPUT_POOL:
       return Reserved(absl::StrCat("output = ", cluster::v1::OutputKind_Name(plan.output(row))));
     default:

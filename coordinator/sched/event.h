@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -34,12 +35,34 @@ struct StepDone {
   std::vector<cluster::v1::StepResult> rank_results;
 };
 
-// The text side found a stop string: the request ends with the token at `index` (0 = first output
-// token) as its last one. Tokens after it are never emitted or billed.
+// The text side found a stop string: the choice ends with the token at `index` (0 = first output
+// token) as its last one. Tokens after it are never emitted or billed. Comes at any time after that
+// token was told, also after the choice has ended by itself.
 struct TextStop {
   RequestId request = 0;
   uint32_t choice = 0;
   uint32_t index = 0;
+};
+
+// The text side has read a choice that ended by itself to its end and found no stop string. Only
+// for requests with has_stop_strings.
+struct TextEnd {
+  RequestId request = 0;
+  uint32_t choice = 0;
+};
+
+// What the scheduler must know of a tenant. One that it was not told of has these defaults.
+struct TenantPolicy {
+  std::string name;
+  double weight = 1;    // share of the capacity among tenants that want it, > 0
+  // Share of a group's KV blocks that is this tenant's own: it may hold more while nobody else
+  // needs them, and is the first to be preempted then. 1: never over its share.
+  double kv_share = 1;  // (0, 1]
+};
+
+// All tenants there are from now on; what they have used so far stays counted.
+struct SetTenants {
+  std::vector<TenantPolicy> tenants;
 };
 
 // RESERVED: a grammar mask is ready. Applying one is a broken invariant until constrained output
@@ -69,23 +92,44 @@ struct Drain {};
 // Time has passed (deadlines, heartbeat plans).
 struct Tick {};
 
-using Event = std::variant<NewRequest, Cancel, StepDone, TextStop, MaskReady, GroupReady, GroupLost,
-                           Drain, Tick>;
+using Event = std::variant<NewRequest, Cancel, StepDone, TextStop, TextEnd, MaskReady, GroupReady,
+                           GroupLost, Drain, Tick, SetTenants>;
 
-// What the scheduler tells the outside about one request.
+// Log probabilities of one token and of the most likely ones at its place.
+struct TokenLogprobs {
+  float logprob = 0;
+  std::vector<std::pair<int32_t, float>> top;  // most likely first
+};
+
+// What the scheduler tells the outside about one choice of a request, or about its end.
+//
+// Life of a choice: updates with tokens, the last of them with `ended`. Life of a request: exactly
+// one update with `finished`, which is its last. A request of one choice without stop strings has
+// both in the same update; otherwise `finished` comes when every choice has ended and, where there
+// are stop strings, the text side has answered for each of them. Cancelled, deadline, rejected and
+// error finish the whole request at once, without `ended`.
 struct RequestUpdate {
   RequestId request = 0;
   uint32_t choice = 0;
-  uint32_t first_index = 0;  // of tokens, among the request's output tokens
-  // Newly committed, the stop token that ends the request included; may be empty. Inlined: one
+  uint32_t first_index = 0;  // of tokens, among the choice's output tokens
+  // Newly committed, the stop token that ends the choice included; may be empty. Inlined: one
   // token per step is the steady state and must not touch the heap.
   absl::InlinedVector<int32_t, 4> tokens;
+  std::vector<TokenLogprobs> logprobs;  // of `tokens`, when the request wants them
+  // Of the prompt positions from first_prompt_index on (the first ever is 1), when wanted; all of
+  // them come, each once, before or with the first token.
+  uint32_t first_prompt_index = 0;
+  std::vector<TokenLogprobs> prompt_logprobs;
+  bool ended = false;
   bool finished = false;
-  FinishReason reason = FinishReason::kStop;  // when finished
-  absl::Status error;                         // with kError and kRejected: what to tell the client
-  uint32_t prompt_tokens = 0;                 // when finished
-  uint32_t output_tokens = 0;
-  uint32_t cached_tokens = 0;
+  // When ended: of the choice, kStop or kLength. When finished: of the request; kStop if any choice
+  // stopped, else kLength, or what finished it at once.
+  FinishReason reason = FinishReason::kStop;
+  absl::Status error;          // with kError and kRejected: what to tell the client
+  // When finished:
+  uint32_t prompt_tokens = 0;
+  uint32_t output_tokens = 0;  // of all choices, up to their ends
+  uint32_t cached_tokens = 0;  // prompt tokens that a prefix hit saved when it was first admitted
   absl::Time first_scheduled = absl::InfiniteFuture();  // when its first row was planned
 };
 

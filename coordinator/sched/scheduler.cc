@@ -39,6 +39,8 @@ void Scheduler::Apply(const Event& event, absl::Time now) {
                  [&](const GroupReady& e) { state.OnGroupReady(e, now); },
                  [&](const GroupLost& e) { state.OnGroupLost(e); },
                  [&](const Drain&) { state.draining = true; },
+                 [](const TextEnd&) {},
+                 [](const SetTenants&) {},
                  [](const Tick&) {},
              },
              event);

@@ -58,7 +58,7 @@ void CheckGroup(const GroupState& group, const PlanLimits& limits) {
 
 }  // namespace
 
-void Scheduler::CheckInvariants() const {
+absl::Status Scheduler::Validate() const {
   const State& state = *state_;
   size_t sequences = 0;
   size_t deadlines = 0;
@@ -83,6 +83,7 @@ void Scheduler::CheckInvariants() const {
   TESSERA_CHECK(sequences == state.sequences.size())
       << state.sequences.size() << " sequences, " << sequences << " wait or run";
   TESSERA_CHECK(deadlines == state.deadlines.size());
+  return absl::OkStatus();
 }
 
 }  // namespace tessera

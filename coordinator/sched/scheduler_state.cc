@@ -45,6 +45,7 @@ std::unique_ptr<Sequence> Scheduler::State::Conclude(Sequence& sequence, FinishR
   update.request = sequence.request_id;
   update.first_index = static_cast<uint32_t>(output_tokens - static_cast<int64_t>(tokens.size()));
   update.tokens.assign(tokens.begin(), tokens.end());
+  update.ended = reason == FinishReason::kStop || reason == FinishReason::kLength;
   update.finished = true;
   update.reason = reason;
   update.error = std::move(error);

@@ -194,8 +194,6 @@ std::vector<Refusal> ReservedFields() {
        kReserved, "TOKENS_LAST_SAMPLED"},
       {"verify_drafts", [](Plan& p) { p.set_output(0, cluster::v1::OUTPUT_VERIFY_DRAFTS); },
        kReserved, "OUTPUT_VERIFY_DRAFTS"},
-      {"prompt_logprobs", [](Plan& p) { p.set_output(0, cluster::v1::OUTPUT_PROMPT_LOGPROBS); },
-       kReserved, "OUTPUT_PROMPT_LOGPROBS"},
       {"pool", [](Plan& p) { p.set_output(0, cluster::v1::OUTPUT_POOL); }, kReserved,
        "OUTPUT_POOL"},
       {"choices", [](Plan& p) { p.set_num_choices(0, 2); }, kReserved, "num_choices > 1"},

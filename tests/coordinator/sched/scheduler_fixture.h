@@ -1,5 +1,5 @@
 // A scheduler, symbolic ranks for its groups, and a clock that is moved by hand. Every event is
-// followed by CheckInvariants; whatever the ranks object to fails the test at its end.
+// followed by Validate; whatever the ranks object to fails the test at its end.
 
 #ifndef TESSERA_TESTS_COORDINATOR_SCHED_SCHEDULER_FIXTURE_H_
 #define TESSERA_TESTS_COORDINATOR_SCHED_SCHEDULER_FIXTURE_H_
@@ -44,7 +44,7 @@ class SchedulerTest : public ::testing::Test {
   }
   void Apply(const Event& event) {
     scheduler().Apply(event, now_);
-    scheduler().CheckInvariants();
+    TESSERA_CHECK(scheduler().Validate().ok());
   }
   void Ready(uint32_t group, uint64_t epoch = 1, uint32_t num_blocks = 100, uint32_t model = 0) {
     const GroupReady ready{
@@ -77,7 +77,7 @@ class SchedulerTest : public ::testing::Test {
   std::vector<StepPlan> Schedule() {
     std::vector<StepPlan> plans = scheduler().Schedule(now_);
     for (const StepPlan& plan : plans) ranks_.at(plan.group())->Submit(plan);
-    scheduler().CheckInvariants();
+    TESSERA_CHECK(scheduler().Validate().ok());
     TakeUpdates();
     return plans;
   }

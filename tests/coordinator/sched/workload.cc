@@ -234,7 +234,7 @@ void Workload::Turn() {
   if (faults_.updates) faults_.updates(updates);
   for (const RequestUpdate& update : updates) log_.Take(update, now_);
   log_.CheckDeadlines(now_);
-  scheduler_.CheckInvariants();
+  TESSERA_CHECK(scheduler_.Validate().ok());
   CheckPins();
   if (scheduler_.NextWakeup() <= now_) violations_.push_back("the next wakeup is in the past");
 }
