@@ -19,7 +19,7 @@ readonly CUDA_WHEELS=(
 readonly BUILD_PACKAGES=(
   g++ cmake ninja-build ccache pkg-config git ca-certificates curl
   protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libgrpc++-dev libabsl-dev libssl-dev
-  libboost-dev libboost-system-dev nlohmann-json3-dev libcli11-dev libspdlog-dev
+  libsodium-dev libboost-dev libboost-system-dev nlohmann-json3-dev libcli11-dev libspdlog-dev
   prometheus-cpp-dev libgloo-dev libdnnl-dev libgtest-dev libgmock-dev libbenchmark-dev
 )
 readonly TEST_PACKAGES=(

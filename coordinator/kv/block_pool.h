@@ -1,9 +1,13 @@
-// The blocks of one KvGroup in one epoch of a group. A block is free only when no table holds it
-// and the last plan that names it has retired: until then a rank may still read or write it.
+// The blocks of one KvGroup in one epoch of a group: who holds them, which are free, and what the
+// free and held ones contain.
 //
-// Blocks are handed out in a fixed order, the longest free one first; starting with 0, 1, 2, ...
-// That is also the order in which a prefix cache wants to forget. Called by BlockManager, engine
-// thread only.
+// A block that no table holds is pinned while a plan that names it has not retired (a rank may
+// still read or write it), then free. A free block with known content is cached: it is found by its
+// hash and can be held again, until it is the longest unused one and a block is needed. Blocks
+// without content are handed out first, the longest free one first, starting with 0, 1, 2, ...
+//
+// Called by BlockManager, engine thread only. Everything is O(1) except Retire, which looks at the
+// pinned blocks.
 
 #ifndef TESSERA_COORDINATOR_KV_BLOCK_POOL_H_
 #define TESSERA_COORDINATOR_KV_BLOCK_POOL_H_
@@ -11,38 +15,81 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "coordinator/kv/block.h"
+#include "coordinator/kv/prefix_hash.h"
 
 namespace tessera {
 
 class BlockPool {
  public:
-  explicit BlockPool(uint32_t num_blocks);
+  BlockPool(uint32_t num_blocks, int64_t block_size);
 
   int64_t total() const { return static_cast<int64_t>(blocks_.size()); }
-  int64_t free() const { return free_count_; }
+  // What Take can give, cached blocks included.
+  int64_t free() const { return empty_count_ + cached_.count; }
+  int64_t cached() const { return cached_.count; }
   // Held by no table, but named by a plan that has not retired.
-  int64_t pinned() const { return static_cast<int64_t>(pinned_.size()); }
+  int64_t pinned() const { return pinned_count_; }
+  uint32_t references(BlockId id) const { return blocks_[id].ref_count; }
 
-  // The caller has made sure that one is free.
+  // An empty block for one table. The caller has made sure that one is free.
   BlockId Take();
+  // One more table holds the block, which is held already or has content.
+  void Hold(BlockId id);
   // One table lets go of the block; `last_plan` is the last plan in which that table named it.
+  // Later releases are forgotten later, so a table gives back its last block first.
   void Release(BlockId id, uint64_t last_plan);
   // Every plan up to `plan` has been answered by all ranks.
   void Retire(uint64_t plan);
 
-  // `references[id]`: how many tables hold the block.
-  void CheckInvariants(absl::Span<const uint32_t> references) const;
+  // A held block has been computed to its end. No effect when another block has that content.
+  void SetContent(BlockId id, const BlockHash& hash, const BlockHash& parent,
+                  absl::Span<const int32_t> tokens);
+  // The block with exactly this content, or kNullBlock.
+  BlockId Find(const BlockHash& hash, const BlockHash& parent,
+               absl::Span<const int32_t> tokens) const;
+
+  // The first broken invariant. `references[id]`: how many tables hold the block.
+  absl::Status Validate(absl::Span<const uint32_t> references) const;
 
  private:
-  void PutFree(BlockId id);
+  struct Block {
+    uint32_t ref_count = 0;  // tables that hold it
+    bool pinned = false;     // in pinned_
+    bool has_content = false;
+    BlockId before = kNullBlock;  // neighbours in cached_
+    BlockId after = kNullBlock;
+    uint64_t last_plan = 0;  // last plan that names it, as far as its last holders knew
+    BlockHash hash;          // with has_content
+    BlockHash parent;
+  };
+  // Free blocks with content, the longest unused first.
+  struct CachedList {
+    BlockId first = kNullBlock;
+    BlockId last = kNullBlock;
+    int64_t count = 0;
+  };
 
-  std::vector<Block> blocks_;  // index = BlockId
-  std::vector<BlockId> free_;  // ring: free_count_ ids from free_begin_ on
-  size_t free_begin_ = 0;
-  int64_t free_count_ = 0;
-  std::vector<BlockId> pinned_;  // in order of release
+  void PutFree(BlockId id);
+  void PutCached(BlockId id);
+  void RemoveCached(BlockId id);
+  BlockId TakeEmpty();
+  void Forget(BlockId id);  // its content
+  absl::Span<const int32_t> TokensOf(BlockId id) const;
+
+  const int64_t block_size_;
+  std::vector<Block> blocks_;    // index = BlockId
+  std::vector<int32_t> tokens_;  // [block][block_size], of blocks with content
+  std::vector<BlockId> empty_;   // ring: empty_count_ ids from empty_begin_ on
+  size_t empty_begin_ = 0;
+  int64_t empty_count_ = 0;
+  CachedList cached_;
+  absl::flat_hash_map<BlockHash, BlockId> by_hash_;  // looked up, never walked
+  std::vector<BlockId> pinned_;                      // in order of release; some may be held again
+  int64_t pinned_count_ = 0;                         // of them, held by nobody
   uint64_t retired_plan_ = 0;
 };
 

@@ -54,7 +54,7 @@ struct TextEnd {
 // What the scheduler must know of a tenant. One that it was not told of has these defaults.
 struct TenantPolicy {
   std::string name;
-  double weight = 1;    // share of the capacity among tenants that want it, > 0
+  double weight = 1;  // share of the capacity among tenants that want it, > 0
   // Share of a group's KV blocks that is this tenant's own: it may hold more while nobody else
   // needs them, and is the first to be preempted then. 1: never over its share.
   double kv_share = 1;  // (0, 1]
@@ -125,7 +125,7 @@ struct RequestUpdate {
   // When ended: of the choice, kStop or kLength. When finished: of the request; kStop if any choice
   // stopped, else kLength, or what finished it at once.
   FinishReason reason = FinishReason::kStop;
-  absl::Status error;          // with kError and kRejected: what to tell the client
+  absl::Status error;  // with kError and kRejected: what to tell the client
   // When finished:
   uint32_t prompt_tokens = 0;
   uint32_t output_tokens = 0;  // of all choices, up to their ends

@@ -6,20 +6,30 @@
 #define TESSERA_COORDINATOR_SCHED_GROUP_STATE_H_
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <vector>
 
 #include "absl/time/time.h"
 #include "coordinator/kv/block_manager.h"
 #include "coordinator/sched/sequence.h"
+#include "coordinator/sched/step_cost.h"
 
 namespace tessera {
 
-// A row of the plan in flight.
+// A row of a plan in flight.
 struct PlannedRow {
   Sequence* sequence = nullptr;
-  int64_t num_tokens = 0;  // computed by this row, >= 1
-  bool samples = false;    // the row reaches the last token: the next one comes back
+  int32_t num_tokens = 0;   // computed by this row, >= 1
+  int32_t num_samples = 0;  // drawn behind its last token
+  int32_t num_scored = 0;   // prompt positions whose log probability comes back
+};
+
+struct PlanInFlight {
+  uint64_t step = 0;
+  std::vector<PlannedRow> rows;
+  double tokens = 0;    // computed by all rows
+  double attended = 0;  // see step_cost.h
 };
 
 struct GroupState {
@@ -30,19 +40,23 @@ struct GroupState {
   uint64_t epoch = 0;
   bool ready = false;
   std::unique_ptr<BlockManager> blocks;  // kept after a loss, for its sizes only
-  std::vector<Sequence*> running;        // in order of admission
+  bool has_windows = false;              // some KvGroup keeps a window only
+  std::vector<Sequence*> running;        // in order of admission; those that leave included
+  bool has_left = false;                 // some of them do not run any more
+  int64_t num_leaving = 0;               // of them
+  int64_t num_slots = 0;                 // sum of num_slots over `running`
   int64_t owed_tokens = 0;               // sum of num_owed_tokens over `running`: the load
   uint64_t last_step = 0;                // step id of the last plan
-  bool in_flight = false;                // plan `last_step` is not answered yet
-  std::vector<PlannedRow> planned;       // its rows
+  std::deque<PlanInFlight> in_flight;    // oldest first
   std::vector<uint64_t> finished_ids;    // sequences that the ranks may forget, not told yet
-  // Ended while a planned row points at them; freed when that plan is over.
-  std::vector<std::unique_ptr<Sequence>> ended;
 
   // For ever.
+  StepCost cost;
   uint64_t steps = 0;         // answered, of all epochs, heartbeats included
   absl::Time last_plan_time;  // or when the group became ready
   absl::Time last_progress = absl::InfinitePast();
+
+  bool IsIdle() const { return running.empty() && in_flight.empty(); }
 };
 
 }  // namespace tessera

@@ -1,5 +1,5 @@
-// Choosing rows and packing them; see plan_builder.h. In steady decode nothing is allocated per
-// row: the columns get their length once and are filled in place.
+// Choosing rows: decode first, so that running streams never wait for prompts, then prompts in
+// order of admission as far as the budgets go. Packing them is in plan_columns.cc.
 
 #include "coordinator/sched/plan_builder.h"
 
@@ -10,133 +10,158 @@
 namespace tessera {
 namespace {
 
-using cluster::v1::SequenceReset;
-using cluster::v1::StepPlan;
-
-// Copies the tokens at [begin, begin + count) of prompt and output to `to`.
-int32_t* CopyTokens(const Sequence& sequence, int64_t begin, int64_t count, int32_t* to) {
-  const int64_t border = sequence.num_prompt_tokens;
-  const int64_t end = begin + count;
-  if (begin < border) {
-    const int32_t* prompt = sequence.request->prompt.data();
-    to = std::copy(prompt + begin, prompt + std::min(end, border), to);
-  }
-  if (end > border) {
-    const int32_t* output = sequence.output.data();
-    to = std::copy(output + std::max(begin - border, int64_t{0}), output + (end - border), to);
-  }
-  return to;
+bool IsPlannable(const Sequence& sequence) {
+  return sequence.status == SequenceStatus::kRunning && !sequence.leaving;
 }
 
-void AddReset(const Sequence& sequence, int row, StepPlan& plan) {
-  const SamplingParams& from = sequence.request->sampling;
-  SequenceReset& reset = *plan.add_resets();
-  reset.set_row(static_cast<uint32_t>(row));
-  reset.set_num_prompt_tokens(static_cast<uint32_t>(sequence.num_prompt_tokens));
-  reset.set_request_id(sequence.request->public_id);
-  cluster::v1::SamplingParams& to = *reset.mutable_sampling();
-  to.set_temperature(from.temperature);
-  to.set_top_k(from.top_k);
-  to.set_top_p(from.top_p);
-  to.set_seed(from.seed);
-}
-
-// Makes the tables hold the row's tokens and appends the block ids that the ranks do not know yet:
-// the whole tables on the first row of a sequence, else what was added.
-void AddBlocks(const PlannedRow& row, bool reset, BlockManager& blocks, uint32_t* num_new_blocks,
-               StepPlan& plan) {
-  Sequence& sequence = *row.sequence;
-  const int64_t tokens = sequence.num_computed_tokens + row.num_tokens;
-  if (tokens <= sequence.num_held_tokens && !reset) return;
-  const size_t known = reset ? 0 : static_cast<size_t>(blocks.BlocksFor(sequence.num_held_tokens));
-  blocks.Extend(tokens, sequence.tables);
-  sequence.num_held_tokens = blocks.BlocksFor(tokens) * blocks.block_size();
-  for (size_t kv_group = 0; kv_group < sequence.tables.size(); ++kv_group) {
-    const std::vector<BlockId>& ids = sequence.tables[kv_group].ids;
-    num_new_blocks[kv_group] = static_cast<uint32_t>(ids.size() - known);
-    for (size_t i = known; i < ids.size(); ++i) plan.add_block_ids(ids[i]);
-  }
-}
-
-void FillColumns(absl::Time now, GroupState& group, StepPlan& plan) {
-  const int rows = static_cast<int>(group.planned.size());
-  const int kv_groups = group.blocks->num_groups();
-  int64_t num_tokens = 0;
-  for (const PlannedRow& row : group.planned) num_tokens += row.num_tokens;
-
-  plan.mutable_sequence()->Resize(rows, 0);
-  plan.mutable_num_new_tokens()->Resize(rows, 0);
-  plan.mutable_start_position()->Resize(rows, 0);
-  plan.mutable_output()->Resize(rows, cluster::v1::OUTPUT_NONE);
-  plan.mutable_num_choices()->Resize(rows, 0);
-  plan.mutable_token_source()->Resize(rows, cluster::v1::TOKENS_EXPLICIT);
-  plan.mutable_num_new_blocks()->Resize(rows * kv_groups, 0);
-  plan.mutable_tokens()->Resize(static_cast<int>(num_tokens), 0);
-
-  uint64_t* id = plan.mutable_sequence()->mutable_data();
-  uint32_t* num_new_tokens = plan.mutable_num_new_tokens()->mutable_data();
-  uint32_t* start_position = plan.mutable_start_position()->mutable_data();
-  int* output = plan.mutable_output()->mutable_data();
-  uint32_t* num_choices = plan.mutable_num_choices()->mutable_data();
-  uint32_t* num_new_blocks = plan.mutable_num_new_blocks()->mutable_data();
-  int32_t* token = plan.mutable_tokens()->mutable_data();
-  for (int i = 0; i < rows; ++i) {
-    const PlannedRow& row = group.planned[i];
-    Sequence& sequence = *row.sequence;
-    const bool reset = sequence.last_plan == 0;
-    if (reset) AddReset(sequence, i, plan);
-    AddBlocks(row, reset, *group.blocks, num_new_blocks + i * kv_groups, plan);
-    id[i] = sequence.id;
-    num_new_tokens[i] = static_cast<uint32_t>(row.num_tokens);
-    start_position[i] = static_cast<uint32_t>(sequence.num_computed_tokens);
-    if (row.samples) {
-      output[i] = cluster::v1::OUTPUT_SAMPLE;
-      num_choices[i] = 1;
-    }
-    token = CopyTokens(sequence, sequence.num_computed_tokens, row.num_tokens, token);
-    sequence.last_plan = plan.step();
-    if (sequence.first_scheduled == absl::InfiniteFuture()) sequence.first_scheduled = now;
-  }
+// Prompt positions whose log probability a row of `tokens` tokens gives: those behind its tokens.
+int64_t NumScored(const Sequence& sequence, int64_t tokens) {
+  if (!sequence.scores_prompt) return 0;
+  const int64_t end = sequence.num_scheduled_tokens + tokens;
+  return std::max<int64_t>(
+      std::min(end, sequence.num_prompt_tokens - 1) - sequence.num_scheduled_tokens, 0);
 }
 
 }  // namespace
 
-std::vector<PlannedRow> ChooseRows(const std::vector<Sequence*>& running,
-                                   const PlanLimits& limits) {
-  TESSERA_CHECK(static_cast<int64_t>(running.size()) <= limits.rows_max &&
-                limits.rows_max <= limits.tokens_max);
-  std::vector<PlannedRow> rows;
-  rows.reserve(running.size());
-  for (Sequence* sequence : running) {
-    if (sequence->num_owed_tokens() == 1) rows.push_back({sequence, 1, true});
-  }
-  int64_t budget = limits.tokens_max - static_cast<int64_t>(rows.size());
-  if (rows.size() == running.size()) return rows;
-  for (Sequence* sequence : running) {
-    const int64_t owed = sequence->num_owed_tokens();
-    if (owed == 1) continue;
-    const int64_t chunk = std::min({owed, limits.chunk_max, budget});
-    if (chunk == 0) break;
-    rows.push_back({sequence, chunk, chunk == owed});
-    budget -= chunk;
-  }
-  return rows;
+int64_t PlanBuilder::Wanted(const Sequence& sequence) {
+  if (!IsPlannable(sequence)) return 0;
+  // All choices of a request come out of one row: nobody knows the sequences behind it yet.
+  const int64_t pending = sequence.unforked ? 0 : int64_t{sequence.num_pending};
+  const int64_t known = sequence.num_tokens() + pending;
+  return std::min(known, sequence.num_kv_tokens_max()) - sequence.num_scheduled_tokens;
 }
 
-StepPlan BuildPlan(const PlanLimits& limits, uint64_t term, absl::Time now, GroupState& group) {
-  TESSERA_CHECK(group.ready && !group.in_flight) << "group " << group.id << " cannot take a plan";
-  StepPlan plan;
-  plan.set_term(term);
-  plan.set_epoch(group.epoch);
-  plan.set_group(group.id);
-  plan.set_step(++group.last_step);
-  group.planned = ChooseRows(group.running, limits);
-  FillColumns(now, group, plan);
-  plan.mutable_finished_sequences()->Add(group.finished_ids.begin(), group.finished_ids.end());
-  group.finished_ids.clear();
-  group.in_flight = true;
-  group.last_plan_time = now;
-  return plan;
+bool PlanBuilder::Hold(Sequence& sequence, int64_t tokens, bool may_take) {
+  const int64_t begin = sequence.num_scheduled_tokens;
+  const int64_t end = begin + tokens;
+  if (end <= sequence.num_held_tokens && !sequence.may_share) return true;
+  BlockManager& blocks = *group_.blocks;
+  const uint64_t step = group_.last_step + 1;
+  const size_t copied = copies_.size();
+  const auto extend = [&] { return blocks.Extend(begin, end, step, sequence.tables, copies_); };
+  while (!extend()) {
+    // One block more than the missing positions, for a copy-on-write.
+    const int64_t missing = end - sequence.num_held_tokens + blocks.block_size();
+    if (!may_take || !state_.TakeRoom(group_, sequence, missing)) return false;
+    if (!IsPlannable(sequence)) return false;  // it took from itself
+    if (extend()) break;
+    // What was taken comes free when plans in flight have been answered.
+    if (!group_.in_flight.empty()) return false;
+  }
+  if (copies_.size() > copied) sequence.last_plan = 0;  // the ranks need the whole table again
+  sequence.may_share = false;
+  const int64_t held =
+      std::max(blocks.BlocksFor(end) * blocks.block_size(), sequence.num_held_tokens);
+  sequence.request->tenant.held_tokens += held - sequence.num_held_tokens;
+  sequence.num_held_tokens = held;
+  return true;
+}
+
+void PlanBuilder::AddRow(Sequence& sequence, int64_t tokens) {
+  PlannedRow& row = next_.rows.emplace_back();
+  sequence.chosen_step = group_.last_step + 1;
+  row.sequence = &sequence;
+  row.num_tokens = static_cast<int32_t>(tokens);
+  row.num_scored = static_cast<int32_t>(NumScored(sequence, tokens));
+  const int64_t end = sequence.num_scheduled_tokens + tokens;
+  const int64_t known = sequence.num_tokens() + int64_t{sequence.num_pending};
+  row.num_samples = end < known ? 0 : static_cast<int32_t>(sequence.num_slots());
+  next_.tokens += static_cast<double>(tokens);
+  next_.attended += AttendedPairs(sequence.num_scheduled_tokens, tokens);
+  tokens_left_ -= tokens;
+  outputs_left_ -= row.num_scored + row.num_samples;
+}
+
+void PlanBuilder::TryDecode(Sequence& sequence) {
+  if (tokens_left_ < 1 || outputs_left_ < 1) return;
+  if (!Hold(sequence, 1, /*may_take=*/true)) return;
+  AddRow(sequence, 1);
+}
+
+int64_t PlanBuilder::ChunkOf(const Sequence& sequence) const {
+  int64_t chunk = std::min({Wanted(sequence), options_.chunk_max, tokens_left_});
+  // Every scored position and every choice is a row of logits; the last token's may be both.
+  if (sequence.scores_prompt) chunk = std::min(chunk, outputs_left_);
+  const auto outputs = [&] {
+    const bool reaches_end = sequence.num_scheduled_tokens + chunk == sequence.num_tokens();
+    return NumScored(sequence, chunk) + (reaches_end ? sequence.num_slots() : 0);
+  };
+  if (chunk > 0 && outputs() > outputs_left_) --chunk;  // the last token in a later step
+  if (chunk > 0 && outputs() > outputs_left_) return 0;
+  if (!decodes_.empty() && group_.cost.known() &&
+      options_.inter_token_target < absl::InfiniteDuration()) {
+    const double left = absl::ToDoubleSeconds(options_.inter_token_target) -
+                        group_.cost.Predict(next_.tokens, next_.attended);
+    const int64_t bearable = group_.cost.TokensWithin(left, sequence.num_scheduled_tokens, chunk);
+    // Somebody's prompt gets on by a block in every step, whatever the prediction says.
+    chunk = std::min(chunk, std::max(bearable, has_prefill_ ? 0 : options_.block_size));
+  }
+  return chunk;
+}
+
+void PlanBuilder::TryPrefill(Sequence& sequence) {
+  int64_t chunk = ChunkOf(sequence);
+  if (chunk <= 0) return;
+  const bool may_take = &sequence == protected_;
+  if (!Hold(sequence, chunk, may_take)) {
+    if (!IsPlannable(sequence)) return;
+    // As much as there is room for; the rest when others have ended.
+    const int64_t room = sequence.num_held_tokens - sequence.num_scheduled_tokens +
+                         (sequence.may_share ? 0 : group_.blocks->FreeTokens());
+    chunk = std::min(chunk, room);
+    if (chunk <= 0 || !Hold(sequence, chunk, /*may_take=*/false)) return;
+  }
+  AddRow(sequence, chunk);
+  has_prefill_ = true;
+}
+
+// Blocks may run short: the oldest takes its own before the others, and leaves them their tokens.
+void PlanBuilder::TryProtected() {
+  protected_ = Scheduler::State::OldestOf(group_);
+  if (protected_ == nullptr) return;
+  const int64_t others = static_cast<int64_t>(group_.running.size()) - 1;
+  tokens_left_ -= others;
+  outputs_left_ -= std::min(others, outputs_left_ - protected_->num_slots());
+  const int64_t outputs = outputs_left_;
+  if (Wanted(*protected_) > 1 || protected_->unforked) {
+    TryPrefill(*protected_);
+  } else if (Wanted(*protected_) == 1) {
+    TryDecode(*protected_);
+  }
+  tokens_left_ += others;
+  outputs_left_ = options_.rows_max - (outputs - outputs_left_);
+}
+
+bool PlanBuilder::ChooseRows() {
+  TESSERA_CHECK(group_.ready) << "group " << group_.id << " cannot take a plan";
+  tokens_left_ = options_.tokens_max;
+  outputs_left_ = options_.rows_max;
+  // Those that leave on the way are still here, and not plannable.
+  for (Sequence* sequence : group_.running) {
+    const int64_t wanted = Wanted(*sequence);
+    if (wanted <= 0) continue;
+    (wanted > 1 || sequence->unforked ? prefills_ : decodes_).push_back(sequence);
+  }
+  next_.rows.reserve(decodes_.size() + prefills_.size());
+  const int64_t asked = static_cast<int64_t>(group_.running.size()) * group_.blocks->block_size();
+  if (group_.blocks->FreeTokens() < asked) TryProtected();
+  for (Sequence* sequence : decodes_) {
+    if (sequence != protected_ && IsPlannable(*sequence)) TryDecode(*sequence);
+  }
+  for (Sequence* sequence : prefills_) {
+    if (sequence != protected_ && IsPlannable(*sequence)) TryPrefill(*sequence);
+  }
+  return !next_.rows.empty();
+}
+
+bool Scheduler::State::BuildPlan(GroupState& group, absl::Time now, cluster::v1::StepPlan& plan) {
+  PlanBuilder builder(*this, group);
+  const bool heartbeat_due =
+      group.in_flight.empty() && now >= group.last_plan_time + options.heartbeat_interval;
+  if (!builder.ChooseRows() && !heartbeat_due) return false;
+  builder.Fill(now, plan);
+  return true;
 }
 
 }  // namespace tessera

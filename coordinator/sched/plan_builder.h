@@ -1,5 +1,6 @@
-// Which running sequences compute how many tokens in the next step, and that choice as packed
-// columns. Called by the scheduler for a group without a plan in flight; engine thread only.
+// The next step of one group: which sequences compute how many tokens, the blocks they need for it,
+// and all of that as packed columns. Made by the scheduler for one plan and thrown away; engine
+// thread only. In steady decode nothing is allocated per row.
 
 #ifndef TESSERA_COORDINATOR_SCHED_PLAN_BUILDER_H_
 #define TESSERA_COORDINATOR_SCHED_PLAN_BUILDER_H_
@@ -7,26 +8,47 @@
 #include <cstdint>
 #include <vector>
 
-#include "coordinator/sched/group_state.h"
+#include "absl/time/time.h"
+#include "coordinator/sched/scheduler_state.h"
 #include "tessera/cluster/v1/step.pb.h"
 
 namespace tessera {
 
-// Of one step.
-struct PlanLimits {
-  int64_t tokens_max = 0;  // >= rows_max
-  int64_t rows_max = 0;    // >= running sequences, so that everyone can have a row
-  int64_t chunk_max = 0;   // tokens of one row
+class PlanBuilder {
+ public:
+  PlanBuilder(Scheduler::State& state, GroupState& group)
+      : state_(state), options_(state.options), group_(group) {}
+
+  // False when there is nothing to compute: nothing has changed then, except that sequences may
+  // have been made to leave.
+  bool ChooseRows();
+  // The chosen rows as the group's next plan. Without any it is the heartbeat.
+  void Fill(absl::Time now, cluster::v1::StepPlan& plan);
+
+ private:
+  void TryProtected();
+  // Tokens that the sequence wants in this step, 0 for none.
+  static int64_t Wanted(const Sequence& sequence);
+  void TryDecode(Sequence& sequence);
+  void TryPrefill(Sequence& sequence);
+  int64_t ChunkOf(const Sequence& sequence) const;
+  // Blocks for `tokens` more tokens; takes them from others when `may_take`.
+  bool Hold(Sequence& sequence, int64_t tokens, bool may_take);
+  void AddRow(Sequence& sequence, int64_t tokens);
+  void AddReset(const Sequence& sequence, int row, cluster::v1::StepPlan& plan) const;
+
+  Scheduler::State& state_;
+  const SchedulerOptions& options_;
+  GroupState& group_;
+  Sequence* protected_ = nullptr;
+  PlanInFlight next_;
+  std::vector<BlockCopy> copies_;
+  std::vector<Sequence*> decodes_;   // running streams that want their next token
+  std::vector<Sequence*> prefills_;  // prompts, and what is computed again
+  int64_t tokens_left_ = 0;
+  int64_t outputs_left_ = 0;  // rows of logits
+  bool has_prefill_ = false;  // among the chosen rows
 };
-
-// Sequences that owe one token first (decode never waits for prompts), then the others in order of
-// admission as far as the token budget goes.
-std::vector<PlannedRow> ChooseRows(const std::vector<Sequence*>& running, const PlanLimits& limits);
-
-// The next plan of the group: extends block tables, notes the plan in `group` and in its sequences.
-// With nothing running it is the heartbeat.
-cluster::v1::StepPlan BuildPlan(const PlanLimits& limits, uint64_t term, absl::Time now,
-                                GroupState& group);
 
 }  // namespace tessera
 

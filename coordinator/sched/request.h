@@ -4,22 +4,22 @@
 #ifndef TESSERA_COORDINATOR_SCHED_REQUEST_H_
 #define TESSERA_COORDINATOR_SCHED_REQUEST_H_
 
-#include <array>
 #include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/time/time.h"
+#include "coordinator/kv/prefix_hash.h"
 
 namespace tessera {
 
 // Names a request for the coordinator's whole life; given by Engine::NextRequestId.
 using RequestId = uint64_t;
 
-inline constexpr uint32_t kChoicesMax = 128;      // n and best_of of one request
-inline constexpr uint32_t kTopLogprobsMax = 20;   // alternatives per token
-inline constexpr int kPriorityMax = 100;          // in [-kPriorityMax, kPriorityMax]
+inline constexpr uint32_t kChoicesMax = 128;     // n and best_of of one request
+inline constexpr uint32_t kTopLogprobsMax = 20;  // alternatives per token
+inline constexpr int kPriorityMax = 100;         // in [-kPriorityMax, kPriorityMax]
 
 // Neutral values mean off. The front doors have checked every range.
 struct SamplingParams {
@@ -29,7 +29,7 @@ struct SamplingParams {
   float min_p = 0.0f;        // 0: off
   float presence_penalty = 0.0f;
   float frequency_penalty = 0.0f;
-  float repetition_penalty = 1.0f;  // 1: off
+  float repetition_penalty = 1.0f;                    // 1: off
   std::vector<std::pair<int32_t, float>> logit_bias;  // by token id, each once
   std::vector<int32_t> allowed_token_ids;             // empty: all
   std::vector<int32_t> banned_token_ids;
@@ -40,8 +40,8 @@ struct SamplingParams {
   // The text side looks for stop strings: it answers every end of a choice with TextEnd or
   // TextStop, and the request's terminal update waits for that.
   bool has_stop_strings = false;
-  uint32_t num_choices = 1;  // sequences that share the prompt, 1 .. kChoicesMax
-  bool logprobs = false;     // of sampled tokens
+  uint32_t num_choices = 1;      // sequences that share the prompt, 1 .. kChoicesMax
+  bool logprobs = false;         // of sampled tokens
   uint32_t top_logprobs = 0;     // alternatives, with `logprobs`
   uint32_t prompt_logprobs = 0;  // 0: off, else 1 + alternatives per prompt token
 
@@ -55,7 +55,7 @@ struct SamplingParams {
 // Whose cached blocks a request may use. Keys are drawn by the server; a client never sees or
 // chooses one. Two requests share a block only when they hash it under the same key.
 struct CacheDomain {
-  using Key = std::array<uint8_t, 32>;
+  using Key = PrefixKey;
   bool enabled = true;
   Key key = {};
   // The first `num_shared_tokens` tokens of the prompt (a system prompt) are hashed under
@@ -66,7 +66,7 @@ struct CacheDomain {
 
 struct Request {
   RequestId id = 0;
-  std::string public_id;        // "cmpl-..." as the client and the logs see it
+  std::string public_id;  // "cmpl-..." as the client and the logs see it
   std::string tenant = "default";
   uint32_t model = 0;           // index in the coordinator's model list
   std::vector<int32_t> prompt;  // token ids, at least one

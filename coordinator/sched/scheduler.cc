@@ -29,19 +29,19 @@ Scheduler::~Scheduler() = default;
 void Scheduler::Apply(const Event& event, absl::Time now) {
   State& state = *state_;
   std::visit(Overloaded{
-                 [&](const NewRequest& e) { state.OnNewRequest(e); },
+                 [&](const NewRequest& e) { state.OnNewRequest(e, now); },
                  [&](const Cancel& e) { state.OnCancel(e); },
                  [&](const StepDone& e) { state.OnStepDone(e, now); },
                  [&](const TextStop& e) { state.OnTextStop(e); },
+                 [&](const TextEnd& e) { state.OnTextEnd(e); },
                  [&](const MaskReady& e) {
                    TESSERA_CHECK(false) << "request " << e.request << " waits for no mask";
                  },
                  [&](const GroupReady& e) { state.OnGroupReady(e, now); },
                  [&](const GroupLost& e) { state.OnGroupLost(e); },
                  [&](const Drain&) { state.draining = true; },
-                 [](const TextEnd&) {},
-                 [](const SetTenants&) {},
                  [](const Tick&) {},
+                 [&](const SetTenants& e) { state.OnSetTenants(e); },
              },
              event);
 }
@@ -49,13 +49,15 @@ void Scheduler::Apply(const Event& event, absl::Time now) {
 std::vector<cluster::v1::StepPlan> Scheduler::Schedule(absl::Time now) {
   State& state = *state_;
   state.ExpireDeadlines(now);
-  for (uint32_t model = 0; model < state.waiting.size(); ++model) state.Admit(model);
+  for (uint32_t model = 0; model < state.models.size(); ++model) state.Admit(model, now);
   std::vector<cluster::v1::StepPlan> plans;
   for (auto& [id, group] : state.groups) {
-    if (!group.ready || group.in_flight) continue;
-    const bool heartbeat_due = now >= group.last_plan_time + state.options.heartbeat_interval;
-    if (group.running.empty() && !heartbeat_due) continue;
-    plans.push_back(BuildPlan(state.limits, state.options.term, now, group));
+    while (group.ready &&
+           static_cast<int>(group.in_flight.size()) < state.options.plans_in_flight_max) {
+      cluster::v1::StepPlan plan;
+      if (!state.BuildPlan(group, now, plan)) break;
+      plans.push_back(std::move(plan));
+    }
   }
   return plans;
 }
@@ -70,10 +72,14 @@ std::vector<RequestUpdate> Scheduler::TakeUpdates() {
 SchedulerStats Scheduler::Stats() const {
   SchedulerStats stats;
   stats.draining = state_->draining;
-  stats.models.resize(state_->waiting.size());
-  for (size_t model = 0; model < state_->waiting.size(); ++model) {
-    stats.models[model].waiting = static_cast<int64_t>(state_->waiting[model].size());
-    stats.waiting += stats.models[model].waiting;
+  for (const auto& model : state_->models) {
+    ModelStats& out = stats.models.emplace_back(model->counted);
+    out.waiting = model->queue.size();
+    out.waiting_tokens = model->queue.waiting_tokens();
+    if (model->recent_seconds > 0) {
+      out.tokens_per_second = model->recent_tokens / model->recent_seconds;
+    }
+    stats.waiting += out.waiting;
   }
   for (const auto& [id, group] : state_->groups) {
     GroupStats& out = stats.groups.emplace_back();
@@ -87,7 +93,8 @@ SchedulerStats Scheduler::Stats() const {
     stats.models[group.model].running += out.running;
     for (int g = 0; g < group.blocks->num_groups(); ++g) {
       out.blocks_total.push_back(group.blocks->total(g));
-      out.blocks_free.push_back(group.ready ? group.blocks->available(g) : 0);
+      out.blocks_free.push_back(group.ready ? group.blocks->free(g) : 0);
+      out.blocks_cached.push_back(group.ready ? group.blocks->cached(g) : 0);
     }
   }
   return stats;
@@ -97,7 +104,7 @@ absl::Time Scheduler::NextWakeup() const {
   absl::Time next = absl::InfiniteFuture();
   if (!state_->deadlines.empty()) next = state_->deadlines.begin()->first;
   for (const auto& [id, group] : state_->groups) {
-    if (!group.ready || group.in_flight) continue;
+    if (!group.ready || !group.in_flight.empty()) continue;
     next = std::min(next, group.last_plan_time + state_->options.heartbeat_interval);
   }
   return next;

@@ -51,12 +51,12 @@ struct GroupStats {
   uint32_t group = 0;
   uint32_t model = 0;
   bool ready = false;
-  uint64_t steps = 0;                   // answered, of all its epochs, heartbeats included
-  int64_t running = 0;                  // sequences
-  std::vector<int64_t> blocks_total;    // per KvGroup
-  std::vector<int64_t> blocks_free;     // held by no sequence, cached ones included
-  std::vector<int64_t> blocks_cached;   // of the free ones: with content a later prompt may hit
-  absl::Time last_progress;             // last StepDone or GroupReady
+  uint64_t steps = 0;                  // answered, of all its epochs, heartbeats included
+  int64_t running = 0;                 // sequences
+  std::vector<int64_t> blocks_total;   // per KvGroup
+  std::vector<int64_t> blocks_free;    // held by no sequence, cached ones included
+  std::vector<int64_t> blocks_cached;  // of the free ones: with content a later prompt may hit
+  absl::Time last_progress;            // last StepDone or GroupReady
 };
 
 struct ModelStats {
@@ -64,13 +64,13 @@ struct ModelStats {
   int64_t waiting_tokens = 0;  // that those owe
   int64_t running = 0;         // sequences
   // Since the start:
-  uint64_t computed_tokens = 0;      // by rows that were answered, whatever became of them
-  uint64_t recomputed_tokens = 0;    // of these: computed before, lost by preemption or with a group
-  uint64_t overrun_tokens = 0;       // of these: past a sequence's end
+  uint64_t computed_tokens = 0;    // by rows that were answered, whatever became of them
+  uint64_t recomputed_tokens = 0;  // of these: computed before, lost by preemption or with a group
+  uint64_t overrun_tokens = 0;     // of these: past a sequence's end
   uint64_t prefix_query_tokens = 0;  // looked up in the prefix cache at admission
   uint64_t prefix_hit_tokens = 0;
   uint64_t preemptions = 0;
-  double tokens_per_second = 0;      // computed lately, all groups together; 0: not known yet
+  double tokens_per_second = 0;  // computed lately, all groups together; 0: not known yet
 };
 
 struct SchedulerStats {
@@ -83,6 +83,8 @@ struct SchedulerStats {
 
 class Scheduler {
  public:
+  struct State;  // private to coordinator/sched: see scheduler_state.h
+
   explicit Scheduler(SchedulerOptions options);
   ~Scheduler();
 
@@ -98,7 +100,6 @@ class Scheduler {
   absl::Status Validate() const;
 
  private:
-  struct State;
   std::unique_ptr<State> state_;
 };
 

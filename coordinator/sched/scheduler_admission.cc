@@ -1,6 +1,4 @@
-// Who may run: what is refused, what expires, and which group takes the next waiting sequence. A
-// sequence is admitted only when the blocks of its whole possible length are free, so nothing that
-// runs ever has to give blocks back.
+// Who may run: what is refused, what expires, and which group takes the next waiting sequence.
 
 #include <algorithm>
 
@@ -27,10 +25,14 @@ absl::Status Scheduler::State::CheckRequest(const Request& request) const {
   }
   if (request.sampling.max_tokens == 0)
     return absl::InvalidArgumentError("max_tokens must be >= 1");
-  if (request.sampling.num_choices != 1) {
-    return absl::UnimplementedError("more than one choice per request is not supported yet");
+  const int64_t choices_max = std::min<int64_t>(kChoicesMax, options.rows_max);
+  if (request.sampling.num_choices < 1 || request.sampling.num_choices > choices_max) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "n = ", request.sampling.num_choices, " choices; this server gives 1 to ", choices_max));
   }
-  if (NumWaiting() >= options.waiting_max) {
+  int64_t num_waiting = 0;
+  for (const auto& model : models) num_waiting += model->queue.size();
+  if (num_waiting >= options.waiting_max) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the queue is full (", options.waiting_max, " requests wait); retry later"));
   }
@@ -52,64 +54,170 @@ bool Scheduler::State::CanEverFit(uint32_t model, int64_t tokens, bool ready_onl
 absl::Status Scheduler::State::NeverFits(const Sequence& sequence) const {
   int64_t kv_tokens = 0;  // of the group that holds most
   for (const auto& [id, group] : groups) {
-    if (group.model != sequence.request->model) continue;
-    int64_t blocks = group.blocks->total(0);
-    for (int g = 1; g < group.blocks->num_groups(); ++g) {
-      blocks = std::min(blocks, group.blocks->total(g));
-    }
-    kv_tokens = std::max(kv_tokens, blocks * options.block_size);
+    if (group.model != sequence.request->request->model) continue;
+    kv_tokens = std::max(kv_tokens, group.blocks->TotalTokens());
   }
   const std::string message = absl::StrCat(
       "prompt (", sequence.num_prompt_tokens, " tokens) and max_tokens together reach ",
       sequence.num_tokens_max, " tokens; the KV cache of this deployment holds ", kv_tokens,
       "; lower max_tokens or shorten the prompt");
   // Refused before any work it is the request's fault; later, the deployment has shrunk under it.
-  return sequence.first_scheduled == absl::InfiniteFuture() ? absl::InvalidArgumentError(message)
-                                                            : absl::ResourceExhaustedError(message);
+  return sequence.request->placed ? absl::ResourceExhaustedError(message)
+                                  : absl::InvalidArgumentError(message);
 }
 
 void Scheduler::State::ExpireDeadlines(absl::Time now) {
   while (!deadlines.empty() && deadlines.begin()->first <= now) {
-    Sequence& sequence = *Find(deadlines.begin()->second);
-    End(sequence, FinishReason::kDeadline, absl::OkStatus(),
-        static_cast<int64_t>(sequence.output.size()));
+    Finish(*Find(deadlines.begin()->second), FinishReason::kDeadline, absl::OkStatus());
   }
 }
 
-GroupState* Scheduler::State::PickGroup(uint32_t model, const Sequence& sequence) {
-  GroupState* best = nullptr;
-  for (auto& [id, group] : groups) {
+// Even alone, and from now on without a wait, the prompt would not be computed in time. A guess
+// that errs on the side of trying.
+bool Scheduler::State::MissesDeadline(const Sequence& sequence, absl::Time now) const {
+  const RequestState& request = *sequence.request;
+  if (request.placed || request.request->deadline == absl::InfiniteFuture()) return false;
+  const double left = absl::ToDoubleSeconds(request.request->deadline - now);
+  bool judged = false;
+  for (const auto& [id, group] : groups) {
+    if (group.model != request.request->model || !group.ready) continue;
+    const int64_t tokens = sequence.num_tokens();
+    const double pairs = AttendedPairs(0, tokens);
+    const bool in_time =
+        !group.cost.known() || group.cost.Added(static_cast<double>(tokens), pairs) <= left;
+    if (in_time) return false;
+    judged = true;
+  }
+  return judged;
+}
+
+bool Scheduler::State::IsOverShare(uint32_t model, const TenantState& tenant) const {
+  if (tenant.kv_share >= 1) return false;
+  int64_t total = 0;
+  for (const auto& [id, group] : groups) {
+    if (group.ready && group.model == model) total += group.blocks->TotalTokens();
+  }
+  return static_cast<double>(tenant.held_tokens) > tenant.kv_share * static_cast<double>(total);
+}
+
+BlockManager::PrefixHit Scheduler::State::FindHit(const GroupState& group,
+                                                  Sequence& sequence) const {
+  const RequestState& request = *sequence.request;
+  const bool scores = request.request->sampling.prompt_logprobs > 0 &&
+                      request.num_prompt_scored < request.num_prompt_tokens();
+  if (!request.caches || scores) return {};
+  // At least one token is computed, so that there is something to draw from.
+  const int64_t blocks = (sequence.num_tokens() - 1) / options.block_size;
+  return group.blocks->FindPrefix(ChainOf(sequence, blocks));
+}
+
+bool Scheduler::State::Fits(const GroupState& group, const Sequence& sequence,
+                            const BlockManager::PrefixHit& hit) const {
+  if (group.running.empty()) return true;  // CanEverFit is known
+  const BlockManager& blocks = *group.blocks;
+  const int64_t block_size = blocks.block_size();
+  const OutputLengths& lengths = models[group.model]->lengths;
+  Outlook outlook;
+  int64_t own_held = 0;
+  const auto add = [&](const Sequence& s, int64_t shared) {
+    // Every sequence wastes the rest of its last block.
+    const int64_t own =
+        std::max(s.num_held_tokens, s.num_tokens() + block_size) - std::min(shared, s.num_tokens());
+    const int64_t most = s.num_tokens_max - s.num_prompt_tokens;
+    const int64_t remaining = lengths.Remaining(s.num_output(), most);
+    outlook.Add(own, remaining, most - s.num_output());
+    for (int64_t i = 1; i < s.num_slots(); ++i) {
+      outlook.Add(block_size, remaining, most - s.num_output());
+    }
+  };
+  for (const Sequence* other : group.running) {
+    own_held += std::max<int64_t>(other->num_held_tokens - other->num_shared_tokens, 0);
+    add(*other, other->num_shared_tokens);
+  }
+  const int64_t held = blocks.TotalTokens() - blocks.FreeTokens();
+  add(sequence, hit.held * block_size);
+  return outlook.Fits(std::max<int64_t>(held - own_held, 0), blocks.TotalTokens());
+}
+
+Scheduler::State::Place Scheduler::State::FindPlace(uint32_t model, Sequence& sequence) const {
+  Place best;
+  int64_t best_cost = 0;  // tokens that will have been computed before this one is through
+  for (const auto& [id, group] : groups) {
     if (!group.ready || group.model != model) continue;
-    if (static_cast<int64_t>(group.running.size()) >= options.rows_max) continue;
-    if (!group.blocks->CanReserve(sequence.num_kv_tokens_max())) continue;
-    if (best == nullptr || group.owed_tokens < best->owed_tokens) best = &group;
+    if (group.num_slots + sequence.num_slots() > options.rows_max) continue;
+    if (!group.blocks->CanEverFit(sequence.num_kv_tokens_max())) continue;
+    const BlockManager::PrefixHit hit = FindHit(group, sequence);
+    if (!Fits(group, sequence, hit)) continue;
+    const int64_t cost =
+        group.owed_tokens + sequence.num_tokens() - hit.blocks * options.block_size;
+    if (best.group == nullptr || cost < best_cost) {
+      best = {const_cast<GroupState*>(&group), hit};
+      best_cost = cost;
+    }
   }
   return best;
 }
 
-void Scheduler::State::Place(GroupState& group, Sequence& sequence) {
+void Scheduler::State::Enter(const Place& place, Sequence& sequence, absl::Time now) {
+  GroupState& group = *place.group;
+  RequestState& request = *sequence.request;
+  const int64_t hit = place.hit.blocks * options.block_size;
+  sequence.level = ModelOf(sequence).queue.Level(sequence, now);
+  ModelOf(sequence).queue.Erase(sequence);
   sequence.status = SequenceStatus::kRunning;
   sequence.group = &group;
   sequence.id = next_sequence_id++;
-  group.blocks->Reserve(sequence.num_kv_tokens_max(), sequence.tables);
-  group.owed_tokens += sequence.num_owed_tokens();
+  sequence.scores_prompt = request.request->sampling.prompt_logprobs > 0 &&
+                           request.num_prompt_scored < request.num_prompt_tokens();
+  group.blocks->Open(place.hit.blocks > 0 ? ChainOf(sequence, place.hit.blocks) : PrefixChain(),
+                     place.hit.blocks, sequence.tables);
+  sequence.num_computed_tokens = sequence.num_scheduled_tokens = hit;
+  sequence.num_held_tokens = hit;
+  sequence.num_content_blocks = place.hit.blocks;
+  sequence.num_shared_tokens = place.hit.held * options.block_size;
+  request.tenant.held_tokens += hit;
+  ++request.tenant.num_running;
   group.running.push_back(&sequence);
+  group.num_slots += sequence.num_slots();
+  group.owed_tokens += sequence.num_owed_tokens();
+  ModelStats& counted = ModelOf(sequence).counted;
+  if (request.caches && !sequence.scores_prompt) {
+    counted.prefix_query_tokens += static_cast<uint64_t>(sequence.num_tokens());
+    counted.prefix_hit_tokens += static_cast<uint64_t>(hit);
+  }
+  if (std::exchange(request.placed, true)) return;
+  request.cached_tokens = static_cast<uint32_t>(std::min(hit, request.num_prompt_tokens()));
+  // What the prompt costs is charged before it is computed, so that nobody gets ahead by sending
+  // many at once; what is lost and computed again is not the tenant's doing.
+  FairQueue::Charge(request.tenant, static_cast<double>(sequence.num_owed_tokens()));
 }
 
-void Scheduler::State::Admit(uint32_t model) {
-  auto& queue = waiting[model];
-  for (auto next = queue.begin(); next != queue.end();) {
-    Sequence& sequence = *next->second;
-    GroupState* group = PickGroup(model, sequence);
-    if (group != nullptr) {
-      Place(*group, sequence);
-      next = queue.erase(next);
-    } else if (CanEverFit(model, sequence.num_kv_tokens_max(), /*ready_only=*/true)) {
-      break;  // its turn comes; nobody overtakes it
+void Scheduler::State::Admit(uint32_t model, absl::Time now) {
+  ModelState& state = *models[model];
+  const auto is_over = [&](const TenantState& tenant) { return IsOverShare(model, tenant); };
+  std::vector<Sequence*> passed_over;
+  while (Sequence* sequence = state.queue.Next(now, is_over)) {
+    if (state.blocked == sequence && state.blocked_version == state.room_version) break;
+    if (MissesDeadline(*sequence, now)) {
+      Finish(*sequence->request, FinishReason::kDeadline,
+             absl::DeadlineExceededError("the prompt cannot be computed before the deadline"));
+      continue;
+    }
+    const Place place = FindPlace(model, *sequence);
+    if (place.group != nullptr) {
+      Enter(place, *sequence, now);
+    } else if (CanEverFit(model, sequence->num_kv_tokens_max(), /*ready_only=*/true)) {
+      // Its turn comes; nobody overtakes it.
+      Reclaim(model, *sequence, now);
+      state.blocked = sequence;
+      state.blocked_version = state.room_version;
+      break;
     } else {
-      ++next;  // only a group that is lost now can hold it
+      state.queue.Erase(*sequence);  // only a group that is lost now can hold it
+      passed_over.push_back(sequence);
     }
   }
+  for (Sequence* sequence : passed_over) state.queue.PushBack(*sequence);
 }
 
 }  // namespace tessera

@@ -1,29 +1,32 @@
-// How sequences end and how a group is lost; see scheduler_state.h.
+// How choices and requests end, how sequences leave a group, and how a group is lost; see
+// scheduler_state.h.
 
 #include "coordinator/sched/scheduler_state.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/check.h"
 
 namespace tessera {
 
-Scheduler::State::State(SchedulerOptions options_in)
-    : options(std::move(options_in)),
-      limits{.tokens_max = options.tokens_max,
-             .rows_max = options.rows_max,
-             .chunk_max = options.chunk_max},
-      waiting(options.models.size()) {
+Scheduler::State::State(SchedulerOptions options_in) : options(std::move(options_in)) {
   TESSERA_CHECK(options.block_size >= 1 && options.chunk_max >= 1 && options.waiting_max >= 1);
   TESSERA_CHECK(options.rows_max >= 1 && options.tokens_max >= options.rows_max)
       << "tokens_max " << options.tokens_max << " must be at least rows_max " << options.rows_max
       << ", so that every running sequence gets on";
+  TESSERA_CHECK(options.plans_in_flight_max == 1 || options.plans_in_flight_max == 2)
+      << "a token is taken from the step before, so at most one plan waits behind another";
   TESSERA_CHECK(options.heartbeat_interval > absl::ZeroDuration());
+  TESSERA_CHECK(options.priority_ageing > absl::ZeroDuration());
+  for (size_t i = 0; i < options.models.size(); ++i) {
+    models.push_back(std::make_unique<ModelState>(options.priority_ageing));
+  }
 }
 
-Sequence* Scheduler::State::Find(RequestId request) const {
-  const auto found = sequences.find(request);
-  return found == sequences.end() ? nullptr : found->second.get();
+RequestState* Scheduler::State::Find(RequestId request) const {
+  const auto found = requests.find(request);
+  return found == requests.end() ? nullptr : found->second.get();
 }
 
 GroupState* Scheduler::State::FindCurrent(uint32_t group, uint64_t epoch) {
@@ -32,72 +35,151 @@ GroupState* Scheduler::State::FindCurrent(uint32_t group, uint64_t epoch) {
   return &found->second;
 }
 
-int64_t Scheduler::State::NumWaiting() const {
-  int64_t count = 0;
-  for (const auto& queue : waiting) count += static_cast<int64_t>(queue.size());
-  return count;
-}
-
-std::unique_ptr<Sequence> Scheduler::State::Conclude(Sequence& sequence, FinishReason reason,
-                                                     absl::Status error, int64_t output_tokens,
-                                                     absl::Span<const int32_t> tokens) {
-  RequestUpdate& update = updates.emplace_back();
-  update.request = sequence.request_id;
-  update.first_index = static_cast<uint32_t>(output_tokens - static_cast<int64_t>(tokens.size()));
-  update.tokens.assign(tokens.begin(), tokens.end());
-  update.ended = reason == FinishReason::kStop || reason == FinishReason::kLength;
-  update.finished = true;
-  update.reason = reason;
-  update.error = std::move(error);
-  update.prompt_tokens = static_cast<uint32_t>(sequence.num_prompt_tokens);
-  update.output_tokens = static_cast<uint32_t>(output_tokens);
-  update.first_scheduled = sequence.first_scheduled;
-  sequence.status = SequenceStatus::kFinished;
-  deadlines.erase({sequence.request->deadline, sequence.request_id});
-  auto node = sequences.extract(sequence.request_id);
-  TESSERA_CHECK(!node.empty()) << "request " << sequence.request_id << " ends twice";
-  return std::move(node.mapped());
-}
-
 void Scheduler::State::LeaveGroup(Sequence& sequence) {
   GroupState& group = *sequence.group;
+  TenantState& tenant = sequence.request->tenant;
   group.owed_tokens -= sequence.num_owed_tokens();
-  group.blocks->Release(sequence.last_plan, sequence.tables);
-  if (sequence.last_plan > 0) group.finished_ids.push_back(sequence.id);
+  group.num_slots -= sequence.num_slots();
+  if (sequence.leaving) --group.num_leaving;
+  group.has_left = true;
+  group.blocks->Release(sequence.chosen_step, sequence.tables);
+  if (sequence.chosen_step > 0) group.finished_ids.push_back(sequence.id);
+  tenant.held_tokens -= sequence.num_held_tokens;
+  --tenant.num_running;
+  ++models[group.model]->room_version;
 }
 
-void Scheduler::State::End(Sequence& sequence, FinishReason reason, absl::Status error,
-                           int64_t output_tokens) {
-  if (sequence.status == SequenceStatus::kWaiting) {
-    waiting[sequence.request->model].erase(sequence.ticket);
-    Conclude(sequence, reason, std::move(error), output_tokens);
-    return;
-  }
-  GroupState& group = *sequence.group;
+void Scheduler::State::SweepRunning(GroupState& group) {
+  if (!std::exchange(group.has_left, false)) return;
+  std::erase_if(group.running, [&](const Sequence* sequence) {
+    return sequence->status != SequenceStatus::kRunning;
+  });
+}
+
+void Scheduler::State::ResetSequence(Sequence& sequence) {
+  sequence.leaving = false;
+  sequence.num_pending = 0;
+  sequence.may_share = false;
+  sequence.scores_prompt = false;
+  sequence.num_computed_tokens = 0;
+  sequence.num_scheduled_tokens = 0;
+  sequence.num_held_tokens = 0;
+  sequence.num_shared_tokens = 0;
+  sequence.num_content_blocks = 0;
+  sequence.num_told_blocks = 0;
+  sequence.id = 0;
+  sequence.chosen_step = 0;
+  sequence.last_plan = 0;
+  sequence.group = nullptr;
+  sequence.tables.clear();
+}
+
+void Scheduler::State::Requeue(Sequence& sequence) {
+  TESSERA_CHECK(sequence.rows_in_flight == 0 && sequence.status == SequenceStatus::kRunning);
   LeaveGroup(sequence);
-  std::erase(group.running, &sequence);
-  std::unique_ptr<Sequence> ended = Conclude(sequence, reason, std::move(error), output_tokens);
-  if (group.in_flight) group.ended.push_back(std::move(ended));
+  sequence.status = SequenceStatus::kWaiting;
+  std::erase(sequence.group->running, &sequence);
+  ResetSequence(sequence);
+  ModelOf(sequence).queue.PushBack(sequence);
 }
 
 void Scheduler::State::LoseGroup(GroupState& group) {
   group.ready = false;
-  group.in_flight = false;
-  group.planned.clear();
-  group.finished_ids.clear();
-  group.ended.clear();
-  group.owed_tokens = 0;
-  for (Sequence* sequence : group.running) {
-    sequence->status = SequenceStatus::kWaiting;
-    sequence->num_computed_tokens = 0;
-    sequence->group = nullptr;
-    sequence->id = 0;
-    sequence->last_plan = 0;
-    sequence->num_held_tokens = 0;
-    sequence->tables.clear();
-    waiting[group.model].emplace(sequence->ticket, sequence);
+  for (const PlanInFlight& plan : std::exchange(group.in_flight, {})) {
+    for (const PlannedRow& row : plan.rows) {
+      --row.sequence->rows_in_flight;
+      ReleaseRow(*row.sequence);
+    }
   }
-  group.running.clear();
+  for (Sequence* sequence : std::exchange(group.running, {})) {
+    TenantState& tenant = sequence->request->tenant;
+    tenant.held_tokens -= sequence->num_held_tokens;
+    --tenant.num_running;
+    sequence->status = SequenceStatus::kWaiting;
+    ResetSequence(*sequence);
+    ModelOf(*sequence).queue.PushBack(*sequence);
+  }
+  group.finished_ids.clear();
+  group.owed_tokens = 0;
+  group.num_slots = 0;
+  group.num_leaving = 0;
+  group.has_left = false;
+  ++models[group.model]->room_version;
+}
+
+void Scheduler::State::EndChoice(Sequence& sequence, FinishReason reason, int64_t output_tokens) {
+  if (sequence.status == SequenceStatus::kWaiting) {
+    ModelOf(sequence).queue.Erase(sequence);
+  } else {
+    LeaveGroup(sequence);
+  }
+  sequence.status = SequenceStatus::kEnded;
+  sequence.reason = reason;
+  sequence.num_output_tokens = output_tokens;
+  RequestState& request = *sequence.request;
+  ModelOf(sequence).lengths.Add(output_tokens);
+  const bool all_ended =
+      !request.sequences.front()->unforked &&
+      std::all_of(request.sequences.begin(), request.sequences.end(),
+                  [](const auto& choice) { return choice->status == SequenceStatus::kEnded; });
+  // Nothing more is computed: what the deadline bounds is over.
+  if (all_ended) deadlines.erase({request.request->deadline, request.id});
+}
+
+void Scheduler::State::Confirm(Sequence& sequence) {
+  RequestState& request = *sequence.request;
+  sequence.confirmed = true;
+  if (++request.num_confirmed < request.request->sampling.num_choices) return;
+  const bool any_stop =
+      std::any_of(request.sequences.begin(), request.sequences.end(),
+                  [](const auto& choice) { return choice->reason == FinishReason::kStop; });
+  Finish(request, any_stop ? FinishReason::kStop : FinishReason::kLength, absl::OkStatus());
+}
+
+void Scheduler::State::Finish(RequestState& request, FinishReason reason, absl::Status error) {
+  const bool is_whole = reason == FinishReason::kStop || reason == FinishReason::kLength;
+  uint32_t output_tokens = 0;
+  GroupState* left = nullptr;
+  for (const auto& sequence : request.sequences) {
+    const bool was_running = sequence->status == SequenceStatus::kRunning;
+    if (sequence->status != SequenceStatus::kEnded) {
+      TESSERA_CHECK(!is_whole) << "request " << request.id << " has choices that go on";
+      sequence->num_output_tokens = sequence->num_output();
+      if (was_running) {
+        LeaveGroup(*sequence);
+        left = sequence->group;
+      } else {
+        ModelOf(*sequence).queue.Erase(*sequence);
+      }
+      sequence->status = SequenceStatus::kEnded;
+      if (was_running) SweepRunning(*left);
+    }
+    output_tokens += static_cast<uint32_t>(sequence->num_output_tokens);
+  }
+  deadlines.erase({request.request->deadline, request.id});
+  const bool joins_last = is_whole && request.request->sampling.num_choices == 1 &&
+                          !updates.empty() && updates.back().request == request.id &&
+                          updates.back().ended;
+  RequestUpdate& update = joins_last ? updates.back() : updates.emplace_back();
+  update.request = request.id;
+  update.finished = true;
+  update.reason = reason;
+  update.error = std::move(error);
+  update.prompt_tokens = static_cast<uint32_t>(request.num_prompt_tokens());
+  update.output_tokens = output_tokens;
+  update.cached_tokens = request.cached_tokens;
+  update.first_scheduled = request.first_scheduled;
+  request.finished = true;
+  auto node = requests.extract(request.id);
+  TESSERA_CHECK(!node.empty()) << "request " << request.id << " ends twice";
+  if (request.rows_in_flight > 0) {
+    finished_in_flight.emplace(&request, std::move(node.mapped()));
+  }
+}
+
+void Scheduler::State::ReleaseRow(Sequence& sequence) {
+  RequestState& request = *sequence.request;
+  if (--request.rows_in_flight == 0 && request.finished) finished_in_flight.erase(&request);
 }
 
 }  // namespace tessera

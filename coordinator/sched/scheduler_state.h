@@ -15,61 +15,136 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "coordinator/sched/fair_queue.h"
 #include "coordinator/sched/group_state.h"
-#include "coordinator/sched/plan_builder.h"
+#include "coordinator/sched/outlook.h"
 #include "coordinator/sched/scheduler.h"
 #include "coordinator/sched/sequence.h"
+#include "tessera/cluster/v1/step.pb.h"
 
 namespace tessera {
+
+// What is known of one model, over all its groups.
+struct ModelState {
+  explicit ModelState(absl::Duration ageing) : queue(ageing) {}
+
+  FairQueue queue;
+  OutputLengths lengths;
+  // Grows whenever somebody gives room back; while it stands still, whoever did not fit still does
+  // not.
+  uint64_t room_version = 1;
+  const Sequence* blocked = nullptr;  // did not fit at `blocked_version`
+  uint64_t blocked_version = 0;
+  ModelStats counted;        // the counters of it
+  double recent_tokens = 0;  // decayed sums over answered steps
+  double recent_seconds = 0;
+};
 
 struct Scheduler::State {
   explicit State(SchedulerOptions options_in);
 
   // Events (scheduler_events.cc).
-  void OnNewRequest(const NewRequest& event);
+  void OnNewRequest(const NewRequest& event, absl::Time now);
   void OnCancel(const Cancel& event);
   void OnTextStop(const TextStop& event);
-  void OnStepDone(const StepDone& event, absl::Time now);
+  void OnTextEnd(const TextEnd& event);
   void OnGroupReady(const GroupReady& event, absl::Time now);
   void OnGroupLost(const GroupLost& event);
-  void CommitRows(GroupState& group, absl::Span<const int32_t> sampled);
-  void CommitToken(GroupState& group, Sequence& sequence, int32_t token);
+  void OnSetTenants(const SetTenants& event);
 
-  // How sequences end and groups are lost (scheduler_state.cc).
-  // The terminal update; `tokens` are committed with it. Gives the sequence out of `sequences`.
-  std::unique_ptr<Sequence> Conclude(Sequence& sequence, FinishReason reason, absl::Status error,
-                                     int64_t output_tokens, absl::Span<const int32_t> tokens = {});
-  // Gives back blocks and load; the caller takes it out of `running`.
+  // What comes back from a step (scheduler_commit.cc).
+  void OnStepDone(const StepDone& event, absl::Time now);
+  void CommitRows(GroupState& group, const PlanInFlight& plan,
+                  const cluster::v1::StepResult& result);
+  void CommitComputed(GroupState& group, Sequence& sequence, int64_t tokens);
+  // `next` gives the row's prompt scores one after the other.
+  template <typename Next>
+  void CommitPromptScores(const PlannedRow& row, bool is_over, Next next);
+  // `tokens`: one per choice that came out of the row; `logprobs` likewise, or empty.
+  void CommitSampled(GroupState& group, Sequence& sequence, const int32_t* tokens,
+                     std::vector<std::vector<TokenLogprobs>> logprobs);
+  // The choices but the first become sequences of their own behind their first token.
+  void Fork(GroupState& group, Sequence& parent, const int32_t* tokens,
+            std::vector<std::vector<TokenLogprobs>>& logprobs);
+  // The token extends its choice, and may end it.
+  void CommitToken(Sequence& sequence, int32_t token, std::vector<TokenLogprobs> logprobs);
+  // Takes out of `running` what does not run any more.
+  static void SweepRunning(GroupState& group);
+
+  // How choices and requests end and groups are lost (scheduler_state.cc).
+  // A waiting or running sequence has its last token; its blocks are given back.
+  void EndChoice(Sequence& sequence, FinishReason reason, int64_t output_tokens);
+  // The end of a choice is final; finishes the request with the last of them.
+  void Confirm(Sequence& sequence);
+  // The terminal update. Sequences that still wait or run end at once.
+  void Finish(RequestState& request, FinishReason reason, absl::Status error);
+  // Gives back blocks and load and its place among `running`.
   void LeaveGroup(Sequence& sequence);
-  // Ends a waiting or running sequence at once.
-  void End(Sequence& sequence, FinishReason reason, absl::Status error, int64_t output_tokens);
+  // A preempted sequence whose rows are all answered waits again.
+  void Requeue(Sequence& sequence);
+  // Forgets what a group knew of it.
+  static void ResetSequence(Sequence& sequence);
   // What ran there waits again, with its tokens and its place in the queue.
   void LoseGroup(GroupState& group);
-  Sequence* Find(RequestId request) const;
+  // A row of the sequence's request was answered or lost.
+  void ReleaseRow(Sequence& sequence);
+  RequestState* Find(RequestId request) const;
   // The group if it is ready in that epoch, else null: the news is stale.
   GroupState* FindCurrent(uint32_t group, uint64_t epoch);
-  int64_t NumWaiting() const;
+  ModelState& ModelOf(const Sequence& sequence) {
+    return *models[sequence.request->request->model];
+  }
 
-  // Who may run (scheduler_admission.cc).
+  // Who may run, and where (scheduler_admission.cc).
   absl::Status CheckRequest(const Request& request) const;
   void ExpireDeadlines(absl::Time now);
-  void Admit(uint32_t model);
-  GroupState* PickGroup(uint32_t model, const Sequence& sequence);
-  void Place(GroupState& group, Sequence& sequence);
+  void Admit(uint32_t model, absl::Time now);
+  bool MissesDeadline(const Sequence& sequence, absl::Time now) const;
+  struct Place {
+    GroupState* group = nullptr;
+    BlockManager::PrefixHit hit;
+  };
+  Place FindPlace(uint32_t model, Sequence& sequence) const;
+  bool Fits(const GroupState& group, const Sequence& sequence,
+            const BlockManager::PrefixHit& hit) const;
+  BlockManager::PrefixHit FindHit(const GroupState& group, Sequence& sequence) const;
+  void Enter(const Place& place, Sequence& sequence, absl::Time now);
+  // The tenant holds more of the model's KV cache than its share.
+  bool IsOverShare(uint32_t model, const TenantState& tenant) const;
   // Whether the tokens fit an empty group of the model; with `ready_only`, one that is ready now.
   bool CanEverFit(uint32_t model, int64_t tokens, bool ready_only) const;
   bool IsKnown(uint32_t model) const;  // some group of the model was ready once
   absl::Status NeverFits(const Sequence& sequence) const;
 
+  // Whole blocks of the sequence's tokens, named as far as asked for (scheduler_prefix.cc).
+  BlockHash RootOf(const Request& request) const;
+  PrefixChain ChainOf(Sequence& sequence, int64_t blocks) const;
+
+  // Taking room from others (scheduler_preemption.cc).
+  // The one that is never preempted, so that somebody always gets on. Null: all leave.
+  static Sequence* OldestOf(const GroupState& group);
+  // Makes sequences leave until `tokens` more are free or on their way; `for_sequence` runs there.
+  // False when nobody is left to take from.
+  bool TakeRoom(GroupState& group, const Sequence& for_sequence, int64_t tokens);
+  // Takes from lower priorities and from tenants over their share what a waiting sequence needs.
+  void Reclaim(uint32_t model, const Sequence& sequence, absl::Time now);
+  void Leave(Sequence& sequence);
+  // Tokens of KV cache that come free when those that leave have left.
+  int64_t LeavingTokens(const GroupState& group) const;
+
+  // The next step of a group (plan_builder.cc). Nothing when nobody has anything to compute.
+  bool BuildPlan(GroupState& group, absl::Time now, cluster::v1::StepPlan& plan);
+
   const SchedulerOptions options;
-  const PlanLimits limits;
 
   bool draining = false;
   uint64_t next_ticket = 1;
   uint64_t next_sequence_id = 1;  // never reused, in any epoch
-  absl::flat_hash_map<RequestId, std::unique_ptr<Sequence>> sequences;  // looked up, never walked
-  std::set<std::pair<absl::Time, RequestId>> deadlines;  // finite ones of `sequences`
-  std::vector<std::map<uint64_t, Sequence*>> waiting;    // per model, by ticket
+  std::vector<std::unique_ptr<ModelState>> models;
+  // Looked up, never walked.
+  absl::flat_hash_map<RequestId, std::unique_ptr<RequestState>> requests;
+  absl::flat_hash_map<const RequestState*, std::unique_ptr<RequestState>> finished_in_flight;
+  std::set<std::pair<absl::Time, RequestId>> deadlines;  // of requests that still compute
   std::map<uint32_t, GroupState> groups;                 // by group id
   std::vector<RequestUpdate> updates;
 };

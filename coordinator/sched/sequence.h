@@ -1,6 +1,9 @@
-// One request's tokens and how far the KV cache has followed them. There are no phases: a new
-// prompt, a decode step and a sequence that lost its group differ only in num_computed_tokens.
-// Owned by the scheduler, engine thread only.
+// A request's sequences: their tokens and how far the KV cache has followed them. There are no
+// phases: a new prompt, a decode step and a sequence that lost its group differ only in
+// num_computed_tokens. Owned by the scheduler, engine thread only.
+//
+// A request begins as one sequence. The row that reaches the end of its prompt draws all its
+// choices at once; then every choice is a sequence of its own on the shared blocks of the prompt.
 
 #ifndef TESSERA_COORDINATOR_SCHED_SEQUENCE_H_
 #define TESSERA_COORDINATOR_SCHED_SEQUENCE_H_
@@ -12,41 +15,92 @@
 #include "absl/container/inlined_vector.h"
 #include "absl/time/time.h"
 #include "coordinator/kv/block.h"
+#include "coordinator/kv/prefix_hash.h"
 #include "coordinator/sched/request.h"
 
 namespace tessera {
 
 struct GroupState;
+struct RequestState;
+struct TenantState;
 
-enum class SequenceStatus { kWaiting, kRunning, kFinished };
+enum class SequenceStatus : uint8_t { kWaiting, kRunning, kEnded };
 
 struct Sequence {
-  Sequence(std::shared_ptr<const Request> request_in, uint64_t ticket_in, int64_t context_max);
+  Sequence(RequestState& parent, uint32_t choice_in, int64_t context_max);
 
-  const std::shared_ptr<const Request> request;
-  const RequestId request_id;
-  const uint64_t ticket;  // order of arrival; a sequence that comes back keeps its place
-  const int64_t num_prompt_tokens;
-  const int64_t num_tokens_max;  // prompt and output; the last one is never computed
-  const absl::InlinedVector<int32_t, 4> stop_token_ids;
-
-  std::vector<int32_t> output;  // committed tokens
-  int64_t num_computed_tokens = 0;
+  // Read and written in every step.
   SequenceStatus status = SequenceStatus::kWaiting;
-  absl::Time first_scheduled = absl::InfiniteFuture();
-
-  // On a group, while kRunning.
-  GroupState* group = nullptr;
-  uint64_t id = 0;              // in plans; another one on every admission
+  bool leaving = false;    // preempted: no new rows; waits again once its rows are answered
+  bool may_share = false;  // the block of the next position may be another sequence's too
+  bool unforked = false;   // the row that reaches the prompt's end draws all choices
+  uint32_t rows_in_flight = 0;
+  uint32_t num_pending = 0;          // rows in flight that draw: tokens that nobody knows yet
+  uint32_t last_row = 0;             // in plan `last_plan`
+  int64_t num_computed_tokens = 0;   // by rows that are answered
+  int64_t num_scheduled_tokens = 0;  // by these and those in flight
+  int64_t num_held_tokens = 0;       // positions that the tables hold
+  uint64_t id = 0;                   // in plans; another one on every admission
+  uint64_t chosen_step = 0;     // the last plan it was chosen for, which may be the one being made
   uint64_t last_plan = 0;       // step id of the last plan with a row of this sequence, 0 for none
-  int64_t num_held_tokens = 0;  // positions that the tables hold
-  BlockTables tables;
+  std::vector<int32_t> tokens;  // prompt and committed output
+  int64_t num_tokens_max;       // prompt and output; the last one is never computed
+  RequestState* request;
+  GroupState* group = nullptr;  // while running
 
-  int64_t num_tokens() const { return num_prompt_tokens + static_cast<int64_t>(output.size()); }
+  const uint32_t choice;
+  const int64_t num_prompt_tokens;
+  BlockTables tables;
+  std::vector<BlockHash> hashes;    // of its leading whole blocks, as far as they were needed
+  int64_t num_content_blocks = 0;   // leading blocks whose content the pool was told
+  size_t num_told_blocks = 0;       // of each table, that the ranks know
+  int64_t num_shared_tokens = 0;    // in blocks that others held too when it was admitted
+  int64_t num_computed_before = 0;  // most tokens ever computed, in any life
+  int level = 0;                    // priority with ageing, when it was admitted
+  bool scores_prompt = false;       // rows report prompt log probabilities in this life
+  bool awaits_text = false;         // ended by itself, the text side has not answered
+  bool confirmed = false;           // its end is final
+  int64_t num_output_tokens = 0;    // when ended: up to its end
+  FinishReason reason = FinishReason::kStop;  // when ended
+
+  int64_t num_tokens() const { return static_cast<int64_t>(tokens.size()); }
+  int64_t num_output() const { return num_tokens() - num_prompt_tokens; }
+  // Committed tokens that no row has computed or is about to.
+  int64_t num_unscheduled_tokens() const { return num_tokens() - num_scheduled_tokens; }
   int64_t num_owed_tokens() const { return num_tokens() - num_computed_tokens; }
   // Positions that must fit into the KV cache for the whole possible length.
   int64_t num_kv_tokens_max() const { return num_tokens_max - 1; }
+  // Rows of a step that the sequence may need: as many as choices come out of it.
+  int64_t num_slots() const;
 };
+
+struct RequestState {
+  RequestState(std::shared_ptr<const Request> request_in, uint64_t ticket_in,
+               TenantState& tenant_in);
+
+  const std::shared_ptr<const Request> request;
+  const RequestId id;
+  const uint64_t ticket;  // order of arrival; what comes back keeps its place
+  TenantState& tenant;    // of the request's model
+  const absl::InlinedVector<int32_t, 4> stop_token_ids;
+  bool caches = false;    // its blocks are looked up and named
+  BlockHash prefix_root;  // of their chain, when it caches
+
+  absl::InlinedVector<std::unique_ptr<Sequence>, 1> sequences;  // by choice
+  bool finished = false;
+  bool placed = false;            // was admitted once: cached_tokens is known
+  int64_t rows_in_flight = 0;     // of all its sequences; kept alive until they are answered
+  int64_t num_prompt_scored = 1;  // leading prompt positions whose log probability was told
+  uint32_t num_confirmed = 0;     // choices
+  uint32_t cached_tokens = 0;
+  absl::Time first_scheduled = absl::InfiniteFuture();
+
+  int64_t num_prompt_tokens() const { return static_cast<int64_t>(request->prompt.size()); }
+};
+
+inline int64_t Sequence::num_slots() const {
+  return unforked ? int64_t{request->request->sampling.num_choices} : 1;
+}
 
 }  // namespace tessera
 

@@ -2,10 +2,12 @@
 
 #include "tests/coordinator/sched/fake_ranks.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "coordinator/kv/block.h"
 #include "tests/coordinator/sched/symbolic_model.h"
 
 namespace tessera::testing {
@@ -18,16 +20,10 @@ FakeRanks::FakeRanks(const GroupReady& ready, const SchedulerOptions& options, i
     : term_(options.term),
       group_(ready.group),
       epoch_(ready.epoch),
-      chunk_max_(options.chunk_max),
+      options_(options),
+      kv_groups_(options.models[ready.model].kv_groups),
       num_ranks_(num_ranks),
-      limits_{.rows_max = options.rows_max,
-              .tokens_max = options.tokens_max,
-              .context_max = options.models[ready.model].context_max,
-              .block_size = options.block_size,
-              .vocab_size = kVocabSize,
-              .num_blocks = ready.num_blocks},
-      violations_(violations),
-      in_flight_blocks_(ready.num_blocks.size()) {
+      violations_(violations) {
   for (uint32_t blocks : ready.num_blocks) {
     slots_.emplace_back(static_cast<size_t>(blocks * options.block_size));
   }
@@ -38,168 +34,198 @@ void FakeRanks::Violate(const std::string& what) {
       absl::StrCat("group ", group_, " epoch ", epoch_, " step ", last_step_, ": ", what));
 }
 
-void FakeRanks::CheckIdentity(const StepPlan& plan) {
+int64_t FakeRanks::FirstVisible(size_t kv_group, int64_t position) const {
+  const KvGroup& group = kv_groups_[kv_group];
+  if (group.kind != KvGroup::Kind::kWindow) return 0;
+  return std::max<int64_t>(position - group.window + 1, 0);
+}
+
+FakeRanks::Slot& FakeRanks::At(size_t kv_group, const Known& sequence, int64_t position) {
+  const size_t index = static_cast<size_t>(position / options_.block_size);
+  const std::vector<uint32_t>& table = sequence.tables[kv_group];
+  TESSERA_CHECK(index < table.size() && table[index] != kNullBlock)
+      << "position " << position << " has no block";
+  return slots_[kv_group][table[index] * static_cast<size_t>(options_.block_size) +
+                          static_cast<size_t>(position % options_.block_size)];
+}
+
+void FakeRanks::Reset(const StepPlan& plan) {
+  for (const auto& reset : plan.resets()) {
+    const int row = static_cast<int>(reset.row());
+    const auto [entry, is_new] = sequences_.try_emplace(plan.sequence(row));
+    if (is_new) first_rows_.push_back(reset.request_id());
+    Known& known = entry->second;
+    known = Known{.tables = std::vector<std::vector<uint32_t>>(slots_.size()),
+                  .num_computed = plan.start_position(row),
+                  .num_prompt = reset.num_prompt_tokens(),
+                  .choice = reset.choice(),
+                  .sampling = reset.sampling(),
+                  .history = {reset.history().begin(), reset.history().end()}};
+  }
+}
+
+void FakeRanks::TakeBlocks(const StepPlan& plan) {
+  int next = 0;
+  const size_t kv_groups = slots_.size();
+  for (int entry = 0; entry < plan.num_new_blocks_size(); ++entry) {
+    Known& sequence = sequences_[plan.sequence(entry / static_cast<int>(kv_groups))];
+    for (uint32_t i = 0; i < plan.num_new_blocks(entry); ++i) {
+      sequence.tables[static_cast<size_t>(entry) % kv_groups].push_back(plan.block_ids(next++));
+    }
+  }
+}
+
+void FakeRanks::Copy(const StepPlan& plan) {
+  const size_t size = static_cast<size_t>(options_.block_size);
+  for (const auto& copy : plan.copies()) {
+    std::vector<Slot>& slots = slots_[copy.kv_group()];
+    std::copy_n(slots.begin() + static_cast<int64_t>(copy.from_block() * size), size,
+                slots.begin() + static_cast<int64_t>(copy.to_block() * size));
+  }
+}
+
+void FakeRanks::WriteToken(const Known& sequence, int64_t position, int32_t token) {
+  for (size_t kv_group = 0; kv_group < slots_.size(); ++kv_group) {
+    const uint64_t before = position == 0 ? 0 : At(0, sequence, position - 1).state;
+    At(kv_group, sequence, position) = Slot{token, Extend(before, token, position)};
+  }
+}
+
+void FakeRanks::WriteRows(const StepPlan& plan) {
+  int next_token = 0;
+  int next_source = 0;
+  for (int row = 0; row < plan.sequence_size(); ++row) {
+    const auto found = sequences_.find(plan.sequence(row));
+    if (found == sequences_.end()) return Violate(absl::StrCat("row ", row, " is a stranger"));
+    Known& sequence = found->second;
+    if (plan.start_position(row) != sequence.num_computed) {
+      Violate(absl::StrCat("row ", row, " begins at ", plan.start_position(row), ", computed are ",
+                           sequence.num_computed));
+    }
+    const bool is_sampled = plan.token_source(row) == cluster::v1::TOKENS_LAST_SAMPLED;
+    for (uint32_t i = 0; i < plan.num_new_tokens(row); ++i) {
+      int32_t token = 0;
+      if (is_sampled) {
+        const Sampled& source = last_sampled_[plan.source_row(next_source)];
+        if (plan.source_step(next_source++) + 1 != plan.step() || source.tokens.size() != 1 ||
+            source.sequence != plan.sequence(row)) {
+          Violate(absl::StrCat("row ", row, " takes a token that is not its own"));
+        }
+        token = std::max(source.tokens.front(), 0);
+      } else {
+        token = plan.tokens(next_token++);
+      }
+      const size_t position = static_cast<size_t>(sequence.num_computed++);
+      if (position < sequence.history.size() && sequence.history[position] != token) {
+        Violate(absl::StrCat("the history of row ", row, " says otherwise"));
+      }
+      WriteToken(sequence, static_cast<int64_t>(position), token);
+    }
+  }
+  if (next_token != plan.tokens_size()) Violate("tokens that no row owns");
+}
+
+// Reads what a query at the last position sees, in every KvGroup.
+uint64_t FakeRanks::Attend(const Known& sequence, int64_t count) {
+  for (size_t kv_group = 0; kv_group < slots_.size(); ++kv_group) {
+    uint64_t before = 0;
+    for (int64_t i = FirstVisible(kv_group, count - 1); i < count; ++i) {
+      const Slot& slot = At(kv_group, sequence, i);
+      const bool has_before = i == 0 || i > FirstVisible(kv_group, count - 1);
+      if (has_before && slot.state != Extend(before, slot.token, i)) {
+        Violate(absl::StrCat("a foreign or stale KV slot at position ", i));
+        return 0;
+      }
+      before = slot.state;
+    }
+  }
+  return At(0, sequence, count - 1).state;
+}
+
+void FakeRanks::Score(int32_t token, uint32_t top, uint64_t state, StepResult& result) const {
+  result.add_logprobs(ScoreOf(state, token));
+  result.add_num_top(top);
+  for (uint32_t i = 0; i < top; ++i) {
+    result.add_top_tokens(static_cast<int32_t>(i));
+    result.add_top_logprobs(ScoreOf(state, static_cast<int32_t>(i)));
+  }
+}
+
+void FakeRanks::Answer(const StepPlan& plan, StepResult& result) {
+  sampled_.assign(static_cast<size_t>(plan.sequence_size()), {});
+  bool any_scored = false;
+  for (int row = 0; row < plan.sequence_size(); ++row) {
+    Known& sequence = sequences_[plan.sequence(row)];
+    Sampled& sampled = sampled_[static_cast<size_t>(row)];
+    sampled.sequence = plan.sequence(row);
+    const auto& params = sequence.sampling;
+    uint32_t scored = 0;
+    if (params.prompt_logprobs() > 0) {
+      for (int64_t p = plan.start_position(row) + 1;
+           p <= std::min<int64_t>(sequence.num_computed, sequence.num_prompt - 1); ++p, ++scored) {
+        Score(sequence.history[static_cast<size_t>(p)], params.prompt_logprobs() - 1,
+              Attend(sequence, p), result);
+      }
+    }
+    if (plan.output(row) == cluster::v1::OUTPUT_SAMPLE) {
+      const uint64_t state = Attend(sequence, sequence.num_computed);
+      for (uint32_t i = 0; i < plan.num_choices(row); ++i) {
+        const int32_t token = SampleToken(state, sequence.num_computed, params.temperature(),
+                                          params.seed(), sequence.choice + i);
+        sampled.tokens.push_back(token);
+        result.add_sampled(token);
+        if (!params.logprobs()) continue;
+        Score(token, params.top_logprobs(), state, result);
+        ++scored;
+      }
+    }
+    result.add_num_sampled(static_cast<uint32_t>(sampled.tokens.size()));
+    result.add_num_scored(scored);
+    any_scored = any_scored || scored > 0;
+  }
+  if (!any_scored) result.clear_num_scored();
+  last_sampled_ = std::move(sampled_);
+}
+
+void FakeRanks::Submit(const StepPlan& plan) {
   if (plan.term() != term_ || plan.group() != group_ || plan.epoch() != epoch_) {
     Violate("the plan is for somebody else");
   }
   if (plan.step() != last_step_ + 1) Violate(absl::StrCat("step ", plan.step(), " follows"));
-  if (in_flight()) Violate("a second plan while one is in flight");
   last_step_ = plan.step();
-}
-
-// What a rank cannot know: ids never come back, decode is never left out, chunks are bounded.
-void FakeRanks::CheckRules(const StepPlan& plan) {
-  std::set<uint64_t> expected = std::move(owes_one_);
-  owes_one_.clear();
-  for (uint64_t id : plan.finished_sequences()) {
-    expected.erase(id);
-    if (!sequences_.contains(id)) Violate(absl::StrCat("unknown sequence ", id, " finished"));
-  }
-  std::set<int> reset_rows;
-  for (const auto& reset : plan.resets()) reset_rows.insert(static_cast<int>(reset.row()));
-  for (int row = 0; row < plan.sequence_size(); ++row) {
-    const uint64_t id = plan.sequence(row);
-    expected.erase(id);
-    if (plan.num_new_tokens(row) > chunk_max_) {
-      Violate(absl::StrCat("row ", row, " computes ", plan.num_new_tokens(row), " tokens"));
-    }
-    if (reset_rows.contains(row) != used_ids_.insert(id).second) {
-      Violate(absl::StrCat("sequence ", id, " is reset twice, never, or reused"));
-    }
-    if (reset_rows.contains(row) && plan.start_position(row) != 0) {
-      Violate(absl::StrCat("sequence ", id, " begins at ", plan.start_position(row)));
-    }
-  }
-  for (uint64_t id : expected)
-    Violate(absl::StrCat("sequence ", id, " owes one token, has no row"));
-}
-
-// Applies resets and block columns. No block may belong to two sequences that are still alive.
-void FakeRanks::TakeBlocks(const StepPlan& plan) {
-  for (const auto& reset : plan.resets()) {
-    const uint64_t id = plan.sequence(static_cast<int>(reset.row()));
-    SequenceState& sequence = sequences_[id];
-    sequence = SequenceState{};
-    sequence.block_tables.resize(slots_.size());
-    params_[id] = Params{reset.sampling().temperature(), reset.sampling().seed()};
-    first_rows_.push_back(reset.request_id());
-  }
-  int next = 0;
-  const int kv_groups = static_cast<int>(slots_.size());
-  for (int entry = 0; entry < plan.num_new_blocks_size(); ++entry) {
-    SequenceState& sequence = sequences_[plan.sequence(entry / kv_groups)];
-    for (uint32_t i = 0; i < plan.num_new_blocks(entry); ++i) {
-      sequence.block_tables[entry % kv_groups].push_back(
-          static_cast<int32_t>(plan.block_ids(next++)));
-    }
-  }
-  const std::set<uint64_t> finished(plan.finished_sequences().begin(),
-                                    plan.finished_sequences().end());
-  for (int kv_group = 0; kv_group < kv_groups; ++kv_group) {
-    std::map<int32_t, uint64_t> owner;
-    for (const auto& [id, sequence] : sequences_) {
-      if (finished.contains(id)) continue;
-      for (int32_t block : sequence.block_tables[kv_group]) {
-        const auto [entry, is_new] = owner.emplace(block, id);
-        if (!is_new) {
-          Violate(
-              absl::StrCat("block ", block, " belongs to sequences ", entry->second, " and ", id));
-        }
-      }
-    }
-    in_flight_blocks_[kv_group].clear();
-    for (uint64_t id : plan.sequence()) {
-      const auto& table = sequences_[id].block_tables[kv_group];
-      in_flight_blocks_[kv_group].insert(table.begin(), table.end());
-    }
-  }
-}
-
-FakeRanks::Slot& FakeRanks::At(int kv_group, const SequenceState& sequence, int64_t position) {
-  const int64_t block = sequence.block_tables[kv_group][position / limits_.block_size];
-  return slots_[kv_group][block * limits_.block_size + position % limits_.block_size];
-}
-
-void FakeRanks::WriteRow(const SequenceState& sequence, int64_t start, const int32_t* tokens,
-                         int64_t count) {
-  for (int kv_group = 0; kv_group < static_cast<int>(slots_.size()); ++kv_group) {
-    uint64_t state = start == 0 ? 0 : At(kv_group, sequence, start - 1).state;
-    for (int64_t i = 0; i < count; ++i) {
-      state = Extend(state, tokens[i], start + i);
-      At(kv_group, sequence, start + i) = Slot{tokens[i], state};
-    }
-  }
-}
-
-// Reads the whole history through the block tables, in every KvGroup, and samples what comes next.
-int32_t FakeRanks::Attend(uint64_t id, const SequenceState& sequence) {
-  uint64_t state = 0;
-  for (int kv_group = 0; kv_group < static_cast<int>(slots_.size()); ++kv_group) {
-    state = 0;
-    for (int64_t position = 0; position < sequence.num_computed; ++position) {
-      const Slot& slot = At(kv_group, sequence, position);
-      state = Extend(state, slot.token, position);
-      if (slot.state != state) {
-        Violate(absl::StrCat("sequence ", id, " reads a foreign or stale KV slot at position ",
-                             position));
-        return 0;
-      }
-    }
-  }
-  return SampleToken(state, sequence.num_computed, params_[id].temperature, params_[id].seed);
-}
-
-void FakeRanks::Submit(const StepPlan& plan) {
-  CheckIdentity(plan);
   StepResult result;
   result.set_term(plan.term());
   result.set_epoch(plan.epoch());
   result.set_group(plan.group());
   result.set_step(plan.step());
-  const absl::Status guard = CheckPlan(plan, limits_, sequences_);
-  if (guard.ok()) {
-    CheckRules(plan);
-    TakeBlocks(plan);
-    const int32_t* tokens = plan.tokens().data();
-    for (int row = 0; row < plan.sequence_size(); ++row) {
-      const uint64_t id = plan.sequence(row);
-      SequenceState& sequence = sequences_[id];
-      WriteRow(sequence, plan.start_position(row), tokens, plan.num_new_tokens(row));
-      tokens += plan.num_new_tokens(row);
-      sequence.num_computed += plan.num_new_tokens(row);
-    }
-    // After all rows have written, as on a real rank.
-    for (int row = 0; row < plan.sequence_size(); ++row) {
-      const uint64_t id = plan.sequence(row);
-      const bool samples = plan.output(row) == cluster::v1::OUTPUT_SAMPLE;
-      result.add_num_sampled(samples ? 1 : 0);
-      if (!samples) continue;
-      result.add_sampled(Attend(id, sequences_[id]));
-      owes_one_.insert(id);
-    }
-    for (uint64_t id : plan.finished_sequences()) sequences_.erase(id);
-  } else {
-    Violate(std::string(guard.message()));
-    result.mutable_error()->set_code(static_cast<int>(guard.code()));
-    result.mutable_error()->set_message(std::string(guard.message()));
+  Reset(plan);
+  TakeBlocks(plan);
+  Copy(plan);
+  WriteRows(plan);
+  Answer(plan, result);
+  for (uint64_t id : plan.finished_sequences()) {
+    if (sequences_.erase(id) == 0) Violate(absl::StrCat("unknown sequence ", id, " finished"));
   }
+  uint32_t tokens = 0;
+  for (uint32_t count : plan.num_new_tokens()) tokens += count;
+  tokens_computed_ += tokens;
   result.set_rows(static_cast<uint32_t>(plan.sequence_size()));
-  result.set_tokens_computed(static_cast<uint32_t>(plan.tokens_size()));
-  done_ = StepDone{.group = group_, .rank_results = {}};
+  result.set_tokens_computed(tokens);
+  result.set_step_ns(
+      static_cast<uint64_t>((seconds_per_step_ + seconds_per_token_ * tokens) * 1e9));
+  StepDone& done = answers_.emplace_back();
+  done.group = group_;
   for (int rank = 0; rank < num_ranks_; ++rank) {
     result.set_rank(static_cast<uint32_t>(rank));
-    done_->rank_results.push_back(result);
+    done.rank_results.push_back(result);
   }
 }
 
 StepDone FakeRanks::Finish() {
   TESSERA_CHECK(in_flight());
-  for (auto& blocks : in_flight_blocks_) blocks.clear();
-  return *std::exchange(done_, std::nullopt);
-}
-
-int64_t FakeRanks::NumBlocksInFlight(int kv_group) const {
-  return static_cast<int64_t>(in_flight_blocks_[kv_group].size());
+  StepDone done = std::move(answers_.front());
+  answers_.pop_front();
+  return done;
 }
 
 }  // namespace tessera::testing

@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -28,6 +29,7 @@ class SchedulerTest : public ::testing::Test {
     options_.rows_max = 8;
     options_.chunk_max = 10;
     options_.waiting_max = 4;
+    options_.plans_in_flight_max = 1;
     options_.models.resize(2);
     for (SchedulerModel& model : options_.models) {
       model.context_max = 100;
@@ -44,11 +46,15 @@ class SchedulerTest : public ::testing::Test {
   }
   void Apply(const Event& event) {
     scheduler().Apply(event, now_);
-    TESSERA_CHECK(scheduler().Validate().ok());
+    const absl::Status valid = scheduler().Validate();
+    if (!valid.ok()) violations_.push_back(std::string(valid.message()));
   }
   void Ready(uint32_t group, uint64_t epoch = 1, uint32_t num_blocks = 100, uint32_t model = 0) {
     const GroupReady ready{
-        .group = group, .epoch = epoch, .model = model, .num_blocks = {num_blocks}};
+        .group = group,
+        .epoch = epoch,
+        .model = model,
+        .num_blocks = std::vector<uint32_t>(options_.models[model].kv_groups.size(), num_blocks)};
     Apply(ready);
     ranks_[group] = std::make_unique<FakeRanks>(ready, options_, 2, violations_);
   }
@@ -77,7 +83,8 @@ class SchedulerTest : public ::testing::Test {
   std::vector<StepPlan> Schedule() {
     std::vector<StepPlan> plans = scheduler().Schedule(now_);
     for (const StepPlan& plan : plans) ranks_.at(plan.group())->Submit(plan);
-    TESSERA_CHECK(scheduler().Validate().ok());
+    const absl::Status valid = scheduler().Validate();
+    if (!valid.ok()) violations_.push_back(std::string(valid.message()));
     TakeUpdates();
     return plans;
   }
@@ -102,14 +109,17 @@ class SchedulerTest : public ::testing::Test {
   }
   void TakeUpdates() {
     for (RequestUpdate& update : scheduler().TakeUpdates()) {
-      std::vector<int32_t>& tokens = tokens_[update.request];
+      std::vector<int32_t>& tokens = tokens_of_[{update.request, update.choice}];
+      EXPECT_TRUE(update.tokens.empty() || update.first_index == tokens.size());
       tokens.insert(tokens.end(), update.tokens.begin(), update.tokens.end());
+      if (update.choice == 0) tokens_[update.request] = tokens;
+      updates_.push_back(update);
       if (!update.finished) continue;
       EXPECT_TRUE(ends_.emplace(update.request, update).second) << "request " << update.request;
     }
   }
-  Answer Expected(RequestId id) {
-    return ExpectedAnswer(*requests_.at(id), options_.models[0].context_max);
+  Answer Expected(RequestId id, uint32_t choice = 0) {
+    return ExpectedAnswer(*requests_.at(id), options_.models[0].context_max, choice);
   }
 
   SchedulerOptions options_;
@@ -118,7 +128,9 @@ class SchedulerTest : public ::testing::Test {
   std::unique_ptr<Scheduler> scheduler_;
   std::map<uint32_t, std::unique_ptr<FakeRanks>> ranks_;
   std::map<RequestId, std::shared_ptr<const Request>> requests_;
-  std::map<RequestId, std::vector<int32_t>> tokens_;
+  std::map<RequestId, std::vector<int32_t>> tokens_;  // of choice 0
+  std::map<std::pair<RequestId, uint32_t>, std::vector<int32_t>> tokens_of_;
+  std::vector<RequestUpdate> updates_;  // all there were
   std::map<RequestId, RequestUpdate> ends_;
   RequestId next_id_ = 1;
 };

@@ -73,7 +73,7 @@ TEST_F(SchedulerTest, NobodyOvertakesTheOneWhoWaitsForRoom) {
   Add(2, 3);        // would fit
   ScheduleOne();
   EXPECT_EQ(scheduler().Stats().waiting, 2);
-  EXPECT_EQ(scheduler().Stats().groups[0].blocks_free[0], 4);
+  EXPECT_EQ(scheduler().Stats().groups[0].blocks_free[0], 7);  // its first chunk has three
   RunToEnd();
   EXPECT_EQ(ranks_[0]->first_rows(), (std::vector<std::string>{"1", "2", "3"}));
   for (RequestId id = 1; id <= 3; ++id) EXPECT_EQ(tokens_[id], Expected(id).tokens);
@@ -103,10 +103,10 @@ TEST_F(SchedulerTest, WhatCanNeverRunIsRefusedWithItsReason) {
       {Make(100, 1), absl::StatusCode::kInvalidArgument, "the context holds 100"},
       {Make(0, 1), absl::StatusCode::kInvalidArgument, "no tokens"},
       {Make(5, 0), absl::StatusCode::kInvalidArgument, "max_tokens"},
-      {Make(5, 1), absl::StatusCode::kUnimplemented, "more than one choice"},
+      {Make(5, 1), absl::StatusCode::kInvalidArgument, "n = 9 choices; this server gives 1 to 8"},
       {Make(5, 1, /*model=*/7), absl::StatusCode::kNotFound, "model number 7"},
   };
-  cases[4].request->sampling.num_choices = 2;
+  cases[4].request->sampling.num_choices = 9;
   for (const Case& c : cases) {
     const RequestId id = Add(c.request);
     TakeUpdates();

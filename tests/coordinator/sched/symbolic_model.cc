@@ -22,21 +22,26 @@ uint64_t Extend(uint64_t state, int32_t token, int64_t position) {
   return Mix(state ^ Mix(static_cast<uint64_t>(position) << 32 | static_cast<uint32_t>(token)));
 }
 
-int32_t SampleToken(uint64_t state, int64_t num_tokens, float temperature, uint64_t seed) {
+int32_t SampleToken(uint64_t state, int64_t num_tokens, float temperature, uint64_t seed,
+                    uint32_t choice) {
   const uint64_t draw = Mix(state ^ Mix(seed) ^ Mix(std::bit_cast<uint32_t>(temperature)) ^
-                            static_cast<uint64_t>(num_tokens));
+                            static_cast<uint64_t>(num_tokens) ^ Mix(uint64_t{choice} << 40));
   if (seed == kFailingSeed && draw % 7 == 0) return -1;
   return static_cast<int32_t>((draw >> 8) % kVocabSize);
 }
 
-Answer ExpectedAnswer(const Request& request, int64_t context_max) {
+float ScoreOf(uint64_t state, int32_t token) {
+  return -static_cast<float>(Mix(state ^ Mix(static_cast<uint32_t>(token))) % 1000) / 100;
+}
+
+Answer ExpectedAnswer(const Request& request, int64_t context_max, uint32_t choice) {
   uint64_t state = 0;
   int64_t num_tokens = 0;
   for (int32_t token : request.prompt) state = Extend(state, token, num_tokens++);
   Answer answer;
   while (true) {
     const SamplingParams& params = request.sampling;
-    const int32_t token = SampleToken(state, num_tokens, params.temperature, params.seed);
+    const int32_t token = SampleToken(state, num_tokens, params.temperature, params.seed, choice);
     if (token < 0) {
       answer.reason = FinishReason::kError;
       return answer;

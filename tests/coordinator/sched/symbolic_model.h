@@ -20,7 +20,10 @@ inline constexpr uint64_t kFailingSeed = 13;
 // The state after one more token.
 uint64_t Extend(uint64_t state, int32_t token, int64_t position);
 // The token after `state`, which holds `num_tokens` tokens; -1 where sampling fails.
-int32_t SampleToken(uint64_t state, int64_t num_tokens, float temperature, uint64_t seed);
+int32_t SampleToken(uint64_t state, int64_t num_tokens, float temperature, uint64_t seed,
+                    uint32_t choice);
+// The log probability of `token` behind `state`.
+float ScoreOf(uint64_t state, int32_t token);
 
 struct Answer {
   std::vector<int32_t> tokens;
@@ -28,7 +31,7 @@ struct Answer {
 };
 
 // What an undisturbed run alone on a machine gives.
-Answer ExpectedAnswer(const Request& request, int64_t context_max);
+Answer ExpectedAnswer(const Request& request, int64_t context_max, uint32_t choice = 0);
 
 }  // namespace tessera::testing
 

@@ -1,0 +1,264 @@
+// What comes back from a step: computed tokens, names for full blocks, new tokens, their log
+// probabilities, choices that part. Rows of sequences that have ended meanwhile are overrun: they
+// count as computed and nobody ever sees them.
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "coordinator/sched/scheduler_state.h"
+
+namespace tessera {
+namespace {
+
+using cluster::v1::StepResult;
+
+constexpr double kRecentDecay = 0.98;  // per step, of the rate of tokens
+
+bool HasError(const StepDone& event) {
+  return std::any_of(event.rank_results.begin(), event.rank_results.end(),
+                     [](const StepResult& result) { return result.has_error(); });
+}
+
+bool IsScored(const PlannedRow& row) { return row.sequence->request->request->sampling.logprobs; }
+
+// Whether the columns of the result are the answer to these rows.
+bool AnswersRows(const StepResult& result, const std::vector<PlannedRow>& rows) {
+  const int num_rows = static_cast<int>(rows.size());
+  if (result.num_sampled_size() != num_rows) return false;
+  int64_t sampled = 0;
+  int64_t scored = 0;
+  bool any_scored = false;
+  for (int i = 0; i < num_rows; ++i) {
+    const PlannedRow& row = rows[static_cast<size_t>(i)];
+    if (result.num_sampled(i) != static_cast<uint32_t>(row.num_samples)) return false;
+    sampled += row.num_samples;
+    const int64_t expected = row.num_scored + (IsScored(row) ? row.num_samples : 0);
+    any_scored = any_scored || expected > 0;
+    scored += expected;
+    if (expected > 0 && (result.num_scored_size() != num_rows ||
+                         result.num_scored(i) != static_cast<uint32_t>(expected))) {
+      return false;
+    }
+  }
+  if (result.sampled_size() != sampled) return false;
+  if (!any_scored) return result.logprobs_size() == 0;
+  int64_t top = 0;
+  for (uint32_t count : result.num_top()) top += count;
+  return result.logprobs_size() == scored && result.num_top_size() == scored &&
+         result.top_tokens_size() == top && result.top_logprobs_size() == top;
+}
+
+// Reads the scored columns of a result in order.
+class ScoreReader {
+ public:
+  explicit ScoreReader(const StepResult& result) : result_(result) {}
+
+  TokenLogprobs Next() {
+    TokenLogprobs scored;
+    scored.logprob = result_.logprobs(next_);
+    const int count = static_cast<int>(result_.num_top(next_++));
+    for (int i = 0; i < count; ++i, ++next_top_) {
+      scored.top.emplace_back(result_.top_tokens(next_top_), result_.top_logprobs(next_top_));
+    }
+    return scored;
+  }
+
+ private:
+  const StepResult& result_;
+  int next_ = 0;
+  int next_top_ = 0;
+};
+
+}  // namespace
+
+void Scheduler::State::OnStepDone(const StepDone& event, absl::Time now) {
+  if (event.rank_results.empty()) return;
+  const StepResult& result = event.rank_results.front();
+  GroupState* group = FindCurrent(event.group, result.epoch());
+  if (group == nullptr || result.term() != options.term || group->in_flight.empty() ||
+      result.step() != group->in_flight.front().step) {
+    return;
+  }
+  // The cluster reports such a group lost too; until then it must not get another plan.
+  if (HasError(event) || !AnswersRows(result, group->in_flight.front().rows)) {
+    LoseGroup(*group);
+    return;
+  }
+  const PlanInFlight plan = std::move(group->in_flight.front());
+  group->in_flight.pop_front();
+  group->last_progress = now;
+  // Guesses change as answers grow; look again at whoever did not fit.
+  constexpr uint64_t kLookAgainSteps = 16;
+  if (++group->steps % kLookAgainSteps == 0) ++models[group->model]->room_version;
+  group->blocks->Retire(plan.step);
+  const double seconds = static_cast<double>(result.step_ns()) * 1e-9;
+  if (!plan.rows.empty() && seconds > 0) {
+    group->cost.Observe(plan.tokens, plan.attended, seconds);
+    ModelState& model = *models[group->model];
+    model.recent_tokens = kRecentDecay * model.recent_tokens + plan.tokens;
+    model.recent_seconds = kRecentDecay * model.recent_seconds + seconds;
+  }
+  CommitRows(*group, plan, result);
+}
+
+void Scheduler::State::CommitRows(GroupState& group, const PlanInFlight& plan,
+                                  const StepResult& result) {
+  ModelStats& counted = models[group.model]->counted;
+  ScoreReader scores(result);
+  const int32_t* sampled = result.sampled().data();
+  for (const PlannedRow& row : plan.rows) {
+    Sequence& sequence = *row.sequence;
+    const RequestState& request = *sequence.request;
+    --sequence.rows_in_flight;
+    const bool is_over = sequence.status != SequenceStatus::kRunning;
+    counted.computed_tokens += static_cast<uint64_t>(row.num_tokens);
+    if (is_over) {
+      counted.overrun_tokens += static_cast<uint64_t>(row.num_tokens);
+    } else {
+      CommitComputed(group, sequence, row.num_tokens);
+    }
+    if (row.num_scored > 0) CommitPromptScores(row, is_over, [&] { return scores.Next(); });
+    if (row.num_samples > 0) {
+      std::vector<std::vector<TokenLogprobs>> logprobs;
+      if (request.request->sampling.logprobs) {
+        logprobs.resize(static_cast<size_t>(row.num_samples));
+        for (std::vector<TokenLogprobs>& one : logprobs) one.push_back(scores.Next());
+      }
+      if (!is_over) {
+        --sequence.num_pending;
+        CommitSampled(group, sequence, sampled, std::move(logprobs));
+      }
+      sampled += row.num_samples;
+    }
+    if (sequence.leaving && sequence.status == SequenceStatus::kRunning &&
+        sequence.rows_in_flight == 0) {
+      Requeue(sequence);
+    }
+    ReleaseRow(sequence);
+  }
+  SweepRunning(group);
+}
+
+void Scheduler::State::CommitComputed(GroupState& group, Sequence& sequence, int64_t tokens) {
+  ModelStats& counted = models[group.model]->counted;
+  const int64_t before = sequence.num_computed_tokens;
+  sequence.num_computed_tokens += tokens;
+  group.owed_tokens -= tokens;
+  if (before < sequence.num_computed_before) {
+    const int64_t again = std::min(sequence.num_computed_tokens, sequence.num_computed_before);
+    counted.recomputed_tokens += static_cast<uint64_t>(again - before);
+  }
+  sequence.num_computed_before =
+      std::max(sequence.num_computed_before, sequence.num_computed_tokens);
+  FairQueue::Charge(sequence.request->tenant,
+                    static_cast<double>(sequence.num_held_tokens) * kHeldTokenCost);
+  const int64_t full = sequence.num_computed_tokens / options.block_size;
+  if (full == sequence.num_content_blocks) return;
+  if (sequence.request->caches) {
+    group.blocks->SetContent(ChainOf(sequence, full), sequence.num_content_blocks, full,
+                             sequence.tables);
+  }
+  sequence.num_content_blocks = full;
+  // Rows in flight begin behind what is computed now: nobody sees these blocks any more.
+  if (group.has_windows) {
+    group.blocks->DropBehindWindow(sequence.num_computed_tokens, sequence.tables);
+  }
+}
+
+template <typename Next>
+void Scheduler::State::CommitPromptScores(const PlannedRow& row, bool is_over, Next next) {
+  RequestState& request = *row.sequence->request;
+  // Computed already: the row's last token is the last one behind which it has scored.
+  int64_t position = row.sequence->num_computed_tokens - row.num_tokens + 1;
+  RequestUpdate update;
+  update.request = request.id;
+  update.first_prompt_index = static_cast<uint32_t>(request.num_prompt_scored);
+  update.first_scheduled = request.first_scheduled;
+  for (int32_t i = 0; i < row.num_scored; ++i, ++position) {
+    TokenLogprobs scored = next();
+    // What an earlier life has told is not told again.
+    if (is_over || position < request.num_prompt_scored) continue;
+    update.prompt_logprobs.push_back(std::move(scored));
+    ++request.num_prompt_scored;
+  }
+  if (!update.prompt_logprobs.empty()) updates.push_back(std::move(update));
+}
+
+void Scheduler::State::CommitSampled(GroupState& group, Sequence& sequence, const int32_t* tokens,
+                                     std::vector<std::vector<TokenLogprobs>> logprobs) {
+  RequestState& request = *sequence.request;
+  const int64_t count = sequence.num_slots();
+  if (std::any_of(tokens, tokens + count, [](int32_t token) { return token < 0; })) {
+    Finish(
+        request, FinishReason::kError,
+        absl::InternalError(absl::StrCat("no token could be sampled at output position ",
+                                         sequence.num_output(), "; the logits were not finite")));
+    return;
+  }
+  if (logprobs.empty()) logprobs.resize(static_cast<size_t>(count));
+  if (sequence.unforked) Fork(group, sequence, tokens, logprobs);
+  CommitToken(sequence, tokens[0], std::move(logprobs[0]));
+}
+
+void Scheduler::State::Fork(GroupState& group, Sequence& parent, const int32_t* tokens,
+                            std::vector<std::vector<TokenLogprobs>>& logprobs) {
+  RequestState& request = *parent.request;
+  const uint32_t choices = request.request->sampling.num_choices;
+  parent.unforked = false;
+  parent.may_share = true;
+  for (uint32_t choice = 1; choice < choices; ++choice) {
+    auto child =
+        std::make_unique<Sequence>(request, choice, options.models[group.model].context_max);
+    child->status = SequenceStatus::kRunning;
+    child->may_share = true;
+    child->num_computed_tokens = parent.num_computed_tokens;
+    child->num_scheduled_tokens = parent.num_computed_tokens;
+    child->num_held_tokens = parent.num_held_tokens;
+    child->num_computed_before = parent.num_computed_tokens;
+    child->num_content_blocks = parent.num_content_blocks;
+    child->hashes = parent.hashes;
+    child->level = parent.level;
+    child->group = &group;
+    child->id = next_sequence_id++;
+    group.blocks->Share(parent.tables, child->tables);
+    group.running.push_back(child.get());
+    group.owed_tokens += child->num_owed_tokens();
+    request.tenant.held_tokens += child->num_held_tokens;
+    ++request.tenant.num_running;
+    request.sequences.push_back(std::move(child));
+    CommitToken(*request.sequences.back(), tokens[choice], std::move(logprobs[choice]));
+  }
+}
+
+void Scheduler::State::CommitToken(Sequence& sequence, int32_t token,
+                                   std::vector<TokenLogprobs> logprobs) {
+  RequestState& request = *sequence.request;
+  const int64_t index = sequence.num_output();
+  sequence.tokens.push_back(token);
+  ++sequence.group->owed_tokens;
+  FairQueue::Charge(request.tenant, kSampleCost);
+  RequestUpdate& update = updates.emplace_back();
+  update.request = request.id;
+  update.choice = sequence.choice;
+  update.first_index = static_cast<uint32_t>(index);
+  update.tokens.push_back(token);
+  update.logprobs = std::move(logprobs);
+  update.first_scheduled = request.first_scheduled;
+  const bool stops = std::find(request.stop_token_ids.begin(), request.stop_token_ids.end(),
+                               token) != request.stop_token_ids.end();
+  if (!stops && sequence.num_tokens() < sequence.num_tokens_max) return;
+  update.ended = true;
+  update.reason = stops ? FinishReason::kStop : FinishReason::kLength;
+  EndChoice(sequence, update.reason, index + 1);
+  if (request.request->sampling.has_stop_strings) {
+    sequence.awaits_text = true;
+  } else {
+    Confirm(sequence);
+  }
+}
+
+}  // namespace tessera
