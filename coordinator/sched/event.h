@@ -109,6 +109,8 @@ struct TokenLogprobs {
 // are stop strings, the text side has answered for each of them. Cancelled, deadline, rejected and
 // error finish the whole request at once, without `ended`.
 struct RequestUpdate {
+  RequestUpdate() {}  // not an aggregate: making one must not write it twice
+
   RequestId request = 0;
   uint32_t choice = 0;
   uint32_t first_index = 0;  // of tokens, among the choice's output tokens

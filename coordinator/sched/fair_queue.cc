@@ -80,27 +80,31 @@ int FairQueue::HighestPriority() const {
   return highest;
 }
 
-int FairQueue::Level(const Sequence& sequence, absl::Time now) const {
+int FairQueue::LevelBelow(int highest, const Sequence& sequence, absl::Time now) const {
   const Request& request = *sequence.request->request;
   const absl::Duration waited = std::max(now - request.arrival, absl::ZeroDuration());
   absl::Duration rest;
   const int64_t age = std::min(absl::IDivDuration(waited, ageing_, &rest), kAgeMax);
-  const int aged = request.priority + static_cast<int>(age);
-  return std::min(aged, std::max(HighestPriority(), request.priority));
+  return std::min(request.priority + static_cast<int>(age), std::max(highest, request.priority));
+}
+
+int FairQueue::Level(const Sequence& sequence, absl::Time now) const {
+  return LevelBelow(HighestPriority(), sequence, now);
 }
 
 Sequence* FairQueue::Next(absl::Time now,
                           const std::function<bool(const TenantState&)>& is_over) const {
   Sequence* best = nullptr;
   std::tuple<bool, int, double, uint64_t> best_key;  // lower is better
+  const int highest = HighestPriority();
   for (const auto& [name, tenant] : tenants_) {
     if (tenant.waiting.empty()) continue;
     const bool over = is_over(tenant);
     // The oldest of each priority has aged most.
     for (const auto& [priority, waiting] : tenant.waiting) {
       Sequence& head = *waiting.begin()->second;
-      const std::tuple<bool, int, double, uint64_t> key = {over, -Level(head, now), tenant.used,
-                                                           head.request->ticket};
+      const std::tuple<bool, int, double, uint64_t> key = {over, -LevelBelow(highest, head, now),
+                                                           tenant.used, head.request->ticket};
       if (best != nullptr && key >= best_key) continue;
       best = &head;
       best_key = key;

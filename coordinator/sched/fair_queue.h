@@ -69,6 +69,7 @@ class FairQueue {
 
  private:
   int HighestPriority() const;
+  int LevelBelow(int highest, const Sequence& sequence, absl::Time now) const;
 
   const absl::Duration ageing_;
   std::map<std::string, TenantState> tenants_;

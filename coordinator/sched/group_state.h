@@ -20,9 +20,10 @@ namespace tessera {
 // A row of a plan in flight.
 struct PlannedRow {
   Sequence* sequence = nullptr;
-  int32_t num_tokens = 0;   // computed by this row, >= 1
-  int32_t num_samples = 0;  // drawn behind its last token
-  int32_t num_scored = 0;   // prompt positions whose log probability comes back
+  int32_t num_tokens = 0;       // computed by this row, >= 1
+  int32_t num_samples = 0;      // drawn behind its last token
+  int32_t num_scored = 0;       // prompt positions whose log probability comes back
+  bool wants_logprobs = false;  // of what is drawn
 };
 
 struct PlanInFlight {

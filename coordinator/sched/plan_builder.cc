@@ -50,6 +50,7 @@ bool PlanBuilder::Hold(Sequence& sequence, int64_t tokens, bool may_take) {
     if (!group_.in_flight.empty()) return false;
   }
   if (copies_.size() > copied) sequence.last_plan = 0;  // the ranks need the whole table again
+  sequence.has_news = true;
   sequence.may_share = false;
   const int64_t held =
       std::max(blocks.BlocksFor(end) * blocks.block_size(), sequence.num_held_tokens);
@@ -67,6 +68,7 @@ void PlanBuilder::AddRow(Sequence& sequence, int64_t tokens) {
   const int64_t end = sequence.num_scheduled_tokens + tokens;
   const int64_t known = sequence.num_tokens() + int64_t{sequence.num_pending};
   row.num_samples = end < known ? 0 : static_cast<int32_t>(sequence.num_slots());
+  row.wants_logprobs = sequence.wants_logprobs;
   next_.tokens += static_cast<double>(tokens);
   next_.attended += AttendedPairs(sequence.num_scheduled_tokens, tokens);
   tokens_left_ -= tokens;

@@ -35,6 +35,8 @@ class PlanBuilder {
   // Blocks for `tokens` more tokens; takes them from others when `may_take`.
   bool Hold(Sequence& sequence, int64_t tokens, bool may_take);
   void AddRow(Sequence& sequence, int64_t tokens);
+  void AddBlocks(Sequence& sequence, bool reset, uint32_t* num_new_blocks,
+                 cluster::v1::StepPlan& plan) const;
   void AddReset(const Sequence& sequence, int row, cluster::v1::StepPlan& plan) const;
 
   Scheduler::State& state_;

@@ -71,6 +71,17 @@ void PlanBuilder::AddReset(const Sequence& sequence, int row, StepPlan& plan) co
   reset.mutable_history()->Add(sequence.tokens.begin(), sequence.tokens.end());
 }
 
+void PlanBuilder::AddBlocks(Sequence& sequence, bool reset, uint32_t* num_new_blocks,
+                            StepPlan& plan) const {
+  for (const BlockTable& table : sequence.tables) {
+    const size_t known = reset ? 0 : sequence.num_told_blocks;
+    *num_new_blocks++ = static_cast<uint32_t>(table.ids.size() - known);
+    plan.mutable_block_ids()->Add(table.ids.begin() + static_cast<int64_t>(known), table.ids.end());
+  }
+  sequence.num_told_blocks = sequence.tables.front().ids.size();
+  sequence.has_news = false;
+}
+
 void PlanBuilder::Fill(absl::Time now, StepPlan& plan) {
   const int rows = static_cast<int>(next_.rows.size());
   const int kv_groups = group_.blocks->num_groups();
@@ -106,14 +117,7 @@ void PlanBuilder::Fill(absl::Time now, StepPlan& plan) {
       plan.mutable_tokens()->Add(from, from + row.num_tokens);
     }
     if (reset) AddReset(sequence, i, plan);
-    for (int group = 0; group < kv_groups; ++group) {
-      const std::vector<BlockId>& ids = sequence.tables[static_cast<size_t>(group)].ids;
-      const size_t known = reset ? 0 : sequence.num_told_blocks;
-      if (ids.size() == known) continue;
-      num_new_blocks[i * kv_groups + group] = static_cast<uint32_t>(ids.size() - known);
-      plan.mutable_block_ids()->Add(ids.begin() + static_cast<int64_t>(known), ids.end());
-    }
-    sequence.num_told_blocks = sequence.tables.front().ids.size();
+    if (sequence.has_news) AddBlocks(sequence, reset, num_new_blocks + i * kv_groups, plan);
     sequence.last_plan = next_.step;
     sequence.num_scheduled_tokens = start + row.num_tokens;
     ++sequence.rows_in_flight;

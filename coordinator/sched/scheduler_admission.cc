@@ -197,7 +197,8 @@ void Scheduler::State::Admit(uint32_t model, absl::Time now) {
   const auto is_over = [&](const TenantState& tenant) { return IsOverShare(model, tenant); };
   std::vector<Sequence*> passed_over;
   while (Sequence* sequence = state.queue.Next(now, is_over)) {
-    if (state.blocked == sequence && state.blocked_version == state.room_version) break;
+    const std::pair place_in_line = {sequence->request->ticket, sequence->choice};
+    if (state.blocked == place_in_line && state.blocked_version == state.room_version) break;
     if (MissesDeadline(*sequence, now)) {
       Finish(*sequence->request, FinishReason::kDeadline,
              absl::DeadlineExceededError("the prompt cannot be computed before the deadline"));
@@ -208,8 +209,10 @@ void Scheduler::State::Admit(uint32_t model, absl::Time now) {
       Enter(place, *sequence, now);
     } else if (CanEverFit(model, sequence->num_kv_tokens_max(), /*ready_only=*/true)) {
       // Its turn comes; nobody overtakes it.
+      const uint64_t version = state.room_version;
       Reclaim(model, *sequence, now);
-      state.blocked = sequence;
+      if (state.room_version != version) continue;  // somebody left at once
+      state.blocked = place_in_line;
       state.blocked_version = state.room_version;
       break;
     } else {

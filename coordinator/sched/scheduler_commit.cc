@@ -3,6 +3,7 @@
 // count as computed and nobody ever sees them.
 
 #include <algorithm>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,8 +24,6 @@ bool HasError(const StepDone& event) {
                      [](const StepResult& result) { return result.has_error(); });
 }
 
-bool IsScored(const PlannedRow& row) { return row.sequence->request->request->sampling.logprobs; }
-
 // Whether the columns of the result are the answer to these rows.
 bool AnswersRows(const StepResult& result, const std::vector<PlannedRow>& rows) {
   const int num_rows = static_cast<int>(rows.size());
@@ -36,7 +35,7 @@ bool AnswersRows(const StepResult& result, const std::vector<PlannedRow>& rows) 
     const PlannedRow& row = rows[static_cast<size_t>(i)];
     if (result.num_sampled(i) != static_cast<uint32_t>(row.num_samples)) return false;
     sampled += row.num_samples;
-    const int64_t expected = row.num_scored + (IsScored(row) ? row.num_samples : 0);
+    const int64_t expected = row.num_scored + (row.wants_logprobs ? row.num_samples : 0);
     any_scored = any_scored || expected > 0;
     scored += expected;
     if (expected > 0 && (result.num_scored_size() != num_rows ||
@@ -91,9 +90,11 @@ void Scheduler::State::OnStepDone(const StepDone& event, absl::Time now) {
   const PlanInFlight plan = std::move(group->in_flight.front());
   group->in_flight.pop_front();
   group->last_progress = now;
-  // Guesses change as answers grow; look again at whoever did not fit.
+  // Guesses change as answers grow, and pinned blocks come free: look again at who did not fit.
   constexpr uint64_t kLookAgainSteps = 16;
-  if (++group->steps % kLookAgainSteps == 0) ++models[group->model]->room_version;
+  if (++group->steps % kLookAgainSteps == 0 || group->blocks->PinnedTokens() > 0) {
+    ++models[group->model]->room_version;
+  }
   group->blocks->Retire(plan.step);
   const double seconds = static_cast<double>(result.step_ns()) * 1e-9;
   if (!plan.rows.empty() && seconds > 0) {
@@ -110,9 +111,21 @@ void Scheduler::State::CommitRows(GroupState& group, const PlanInFlight& plan,
   ModelStats& counted = models[group.model]->counted;
   ScoreReader scores(result);
   const int32_t* sampled = result.sampled().data();
-  for (const PlannedRow& row : plan.rows) {
+  const auto* rows = plan.rows.data();
+  const size_t num_rows = plan.rows.size();
+  for (size_t i = 0; i < num_rows; ++i) {
+    // Sequences lie anywhere in memory; what comes next is on its way meanwhile.
+    if (i + 16 < num_rows) {
+      __builtin_prefetch(rows[i + 16].sequence, 1);
+      __builtin_prefetch(&rows[i + 16].sequence->tokens, 1);
+    }
+    if (i + 8 < num_rows) {
+      const Sequence& ahead = *rows[i + 8].sequence;
+      __builtin_prefetch(ahead.request, 1);
+      __builtin_prefetch(ahead.tokens.data() + ahead.tokens.size(), 1);
+    }
+    const PlannedRow& row = rows[i];
     Sequence& sequence = *row.sequence;
-    const RequestState& request = *sequence.request;
     --sequence.rows_in_flight;
     const bool is_over = sequence.status != SequenceStatus::kRunning;
     counted.computed_tokens += static_cast<uint64_t>(row.num_tokens);
@@ -122,11 +135,13 @@ void Scheduler::State::CommitRows(GroupState& group, const PlanInFlight& plan,
       CommitComputed(group, sequence, row.num_tokens);
     }
     if (row.num_scored > 0) CommitPromptScores(row, is_over, [&] { return scores.Next(); });
-    if (row.num_samples > 0) {
-      std::vector<std::vector<TokenLogprobs>> logprobs;
-      if (request.request->sampling.logprobs) {
-        logprobs.resize(static_cast<size_t>(row.num_samples));
-        for (std::vector<TokenLogprobs>& one : logprobs) one.push_back(scores.Next());
+    if (row.num_samples == 1 && !row.wants_logprobs && !is_over && *sampled >= 0) {
+      --sequence.num_pending;
+      CommitToken(sequence, *sampled++, {});
+    } else if (row.num_samples > 0) {
+      std::vector<std::vector<TokenLogprobs>> logprobs(static_cast<size_t>(row.num_samples));
+      for (size_t s = 0; s < logprobs.size() && row.wants_logprobs; ++s) {
+        logprobs[s].push_back(scores.Next());
       }
       if (!is_over) {
         --sequence.num_pending;
@@ -144,29 +159,40 @@ void Scheduler::State::CommitRows(GroupState& group, const PlanInFlight& plan,
 }
 
 void Scheduler::State::CommitComputed(GroupState& group, Sequence& sequence, int64_t tokens) {
-  ModelStats& counted = models[group.model]->counted;
   const int64_t before = sequence.num_computed_tokens;
   sequence.num_computed_tokens += tokens;
   group.owed_tokens -= tokens;
   if (before < sequence.num_computed_before) {
     const int64_t again = std::min(sequence.num_computed_tokens, sequence.num_computed_before);
-    counted.recomputed_tokens += static_cast<uint64_t>(again - before);
+    models[group.model]->counted.recomputed_tokens += static_cast<uint64_t>(again - before);
   }
   sequence.num_computed_before =
       std::max(sequence.num_computed_before, sequence.num_computed_tokens);
   FairQueue::Charge(sequence.request->tenant,
                     static_cast<double>(sequence.num_held_tokens) * kHeldTokenCost);
-  const int64_t full = sequence.num_computed_tokens / options.block_size;
-  if (full == sequence.num_content_blocks) return;
-  if (sequence.request->caches) {
-    group.blocks->SetContent(ChainOf(sequence, full), sequence.num_content_blocks, full,
-                             sequence.tables);
-  }
-  sequence.num_content_blocks = full;
+  if (sequence.num_computed_tokens < sequence.content_due) return;
+  NameContent(sequence, sequence.num_computed_tokens);
   // Rows in flight begin behind what is computed now: nobody sees these blocks any more.
   if (group.has_windows) {
     group.blocks->DropBehindWindow(sequence.num_computed_tokens, sequence.tables);
   }
+}
+
+void Scheduler::State::NameContent(Sequence& sequence, int64_t tokens) {
+  GroupState& group = *sequence.group;
+  const int64_t full = tokens / options.block_size;
+  if (full > sequence.num_content_blocks) {
+    if (sequence.request->caches) {
+      group.blocks->SetContent(ChainOf(sequence, full), sequence.num_content_blocks, full,
+                               sequence.tables);
+    }
+    sequence.num_content_blocks = full;
+  }
+  const int64_t next = (sequence.num_content_blocks + 1) * options.block_size;
+  // Others may begin with the same prompt at any time. An answer is first read back in the next
+  // turn of its conversation, so its blocks are named when it leaves, unless a window drops them.
+  const bool at_once = next <= sequence.num_prompt_tokens || group.has_windows;
+  sequence.content_due = at_once ? next : std::numeric_limits<int64_t>::max();
 }
 
 template <typename Next>
@@ -174,7 +200,7 @@ void Scheduler::State::CommitPromptScores(const PlannedRow& row, bool is_over, N
   RequestState& request = *row.sequence->request;
   // Computed already: the row's last token is the last one behind which it has scored.
   int64_t position = row.sequence->num_computed_tokens - row.num_tokens + 1;
-  RequestUpdate update;
+  RequestUpdate& update = updates.emplace_back();
   update.request = request.id;
   update.first_prompt_index = static_cast<uint32_t>(request.num_prompt_scored);
   update.first_scheduled = request.first_scheduled;
@@ -185,7 +211,7 @@ void Scheduler::State::CommitPromptScores(const PlannedRow& row, bool is_over, N
     update.prompt_logprobs.push_back(std::move(scored));
     ++request.num_prompt_scored;
   }
-  if (!update.prompt_logprobs.empty()) updates.push_back(std::move(update));
+  if (update.prompt_logprobs.empty()) updates.pop_back();
 }
 
 void Scheduler::State::CommitSampled(GroupState& group, Sequence& sequence, const int32_t* tokens,
@@ -199,7 +225,6 @@ void Scheduler::State::CommitSampled(GroupState& group, Sequence& sequence, cons
                                          sequence.num_output(), "; the logits were not finite")));
     return;
   }
-  if (logprobs.empty()) logprobs.resize(static_cast<size_t>(count));
   if (sequence.unforked) Fork(group, sequence, tokens, logprobs);
   CommitToken(sequence, tokens[0], std::move(logprobs[0]));
 }

@@ -32,12 +32,12 @@ absl::Status ValidateRunning(const GroupState& group, const Sequence& sequence,
     return Broken(sequence, "was chosen for a plan that was never made");
   }
   if (sequence.num_scheduled_tokens != sequence.num_computed_tokens + flying.tokens ||
-      sequence.rows_in_flight != flying.rows) {
+      uint32_t{sequence.rows_in_flight} != flying.rows) {
     return Broken(sequence,
                   absl::StrCat(sequence.num_computed_tokens, " tokens computed, ", flying.tokens,
                                " in flight, ", sequence.num_scheduled_tokens, " scheduled"));
   }
-  if (flying.samples != sequence.num_pending) {
+  if (flying.samples != uint32_t{sequence.num_pending}) {
     return Broken(sequence, absl::StrCat(flying.samples, " samples in flight"));
   }
   if (sequence.num_computed_tokens >= sequence.num_tokens() ||

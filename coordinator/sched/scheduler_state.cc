@@ -35,9 +35,13 @@ GroupState* Scheduler::State::FindCurrent(uint32_t group, uint64_t epoch) {
   return &found->second;
 }
 
-void Scheduler::State::LeaveGroup(Sequence& sequence) {
+void Scheduler::State::LeaveGroup(Sequence& sequence, int64_t kept_tokens) {
   GroupState& group = *sequence.group;
   TenantState& tenant = sequence.request->tenant;
+  if (!sequence.tables.empty()) {
+    // Tokens past the end are never named.
+    NameContent(sequence, std::min(sequence.num_computed_tokens, kept_tokens));
+  }
   group.owed_tokens -= sequence.num_owed_tokens();
   group.num_slots -= sequence.num_slots();
   if (sequence.leaving) --group.num_leaving;
@@ -60,6 +64,8 @@ void Scheduler::State::ResetSequence(Sequence& sequence) {
   sequence.leaving = false;
   sequence.num_pending = 0;
   sequence.may_share = false;
+  sequence.has_news = true;
+  sequence.content_due = 0;
   sequence.scores_prompt = false;
   sequence.num_computed_tokens = 0;
   sequence.num_scheduled_tokens = 0;
@@ -76,7 +82,7 @@ void Scheduler::State::ResetSequence(Sequence& sequence) {
 
 void Scheduler::State::Requeue(Sequence& sequence) {
   TESSERA_CHECK(sequence.rows_in_flight == 0 && sequence.status == SequenceStatus::kRunning);
-  LeaveGroup(sequence);
+  LeaveGroup(sequence, sequence.num_tokens());
   sequence.status = SequenceStatus::kWaiting;
   std::erase(sequence.group->running, &sequence);
   ResetSequence(sequence);
@@ -111,7 +117,7 @@ void Scheduler::State::EndChoice(Sequence& sequence, FinishReason reason, int64_
   if (sequence.status == SequenceStatus::kWaiting) {
     ModelOf(sequence).queue.Erase(sequence);
   } else {
-    LeaveGroup(sequence);
+    LeaveGroup(sequence, sequence.num_prompt_tokens + output_tokens);
   }
   sequence.status = SequenceStatus::kEnded;
   sequence.reason = reason;
@@ -146,7 +152,7 @@ void Scheduler::State::Finish(RequestState& request, FinishReason reason, absl::
       TESSERA_CHECK(!is_whole) << "request " << request.id << " has choices that go on";
       sequence->num_output_tokens = sequence->num_output();
       if (was_running) {
-        LeaveGroup(*sequence);
+        LeaveGroup(*sequence, sequence->num_tokens());
         left = sequence->group;
       } else {
         ModelOf(*sequence).queue.Erase(*sequence);

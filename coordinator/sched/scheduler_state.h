@@ -33,10 +33,10 @@ struct ModelState {
   // Grows whenever somebody gives room back; while it stands still, whoever did not fit still does
   // not.
   uint64_t room_version = 1;
-  const Sequence* blocked = nullptr;  // did not fit at `blocked_version`
-  uint64_t blocked_version = 0;
-  ModelStats counted;        // the counters of it
-  double recent_tokens = 0;  // decayed sums over answered steps
+  std::pair<uint64_t, uint32_t> blocked;  // ticket and choice of who did not fit
+  uint64_t blocked_version = 0;           // at this version
+  ModelStats counted;                     // the counters of it
+  double recent_tokens = 0;               // decayed sums over answered steps
   double recent_seconds = 0;
 };
 
@@ -57,6 +57,8 @@ struct Scheduler::State {
   void CommitRows(GroupState& group, const PlanInFlight& plan,
                   const cluster::v1::StepResult& result);
   void CommitComputed(GroupState& group, Sequence& sequence, int64_t tokens);
+  // The whole blocks of the first `tokens` tokens can be found from now on.
+  void NameContent(Sequence& sequence, int64_t tokens);
   // `next` gives the row's prompt scores one after the other.
   template <typename Next>
   void CommitPromptScores(const PlannedRow& row, bool is_over, Next next);
@@ -78,8 +80,9 @@ struct Scheduler::State {
   void Confirm(Sequence& sequence);
   // The terminal update. Sequences that still wait or run end at once.
   void Finish(RequestState& request, FinishReason reason, absl::Status error);
-  // Gives back blocks and load and its place among `running`.
-  void LeaveGroup(Sequence& sequence);
+  // Gives back blocks and load; SweepRunning takes it out of `running`. The first `kept_tokens`
+  // tokens count.
+  void LeaveGroup(Sequence& sequence, int64_t kept_tokens);
   // A preempted sequence whose rows are all answered waits again.
   void Requeue(Sequence& sequence);
   // Forgets what a group knew of it.

@@ -26,41 +26,44 @@ struct TenantState;
 
 enum class SequenceStatus : uint8_t { kWaiting, kRunning, kEnded };
 
-struct Sequence {
+struct alignas(64) Sequence {
   Sequence(RequestState& parent, uint32_t choice_in, int64_t context_max);
 
-  // Read and written in every step.
+  // Read and written in every step: two cache lines.
   SequenceStatus status = SequenceStatus::kWaiting;
-  bool leaving = false;    // preempted: no new rows; waits again once its rows are answered
-  bool may_share = false;  // the block of the next position may be another sequence's too
-  bool unforked = false;   // the row that reaches the prompt's end draws all choices
-  uint32_t rows_in_flight = 0;
-  uint32_t num_pending = 0;          // rows in flight that draw: tokens that nobody knows yet
-  uint32_t last_row = 0;             // in plan `last_plan`
+  bool leaving = false;        // preempted: no new rows; waits again once its rows are answered
+  bool may_share = false;      // the block of the next position may be another sequence's too
+  bool unforked = false;       // the row that reaches the prompt's end draws all choices
+  const bool wants_logprobs;   // of sampled tokens
+  bool has_news = true;        // the ranks must be told its tables, or what was added to them
+  uint8_t rows_in_flight = 0;  // at most one per plan in flight
+  uint8_t num_pending = 0;     // of these, rows that draw: tokens that nobody knows yet
+  uint32_t last_row = 0;       // in plan `last_plan`
   int64_t num_computed_tokens = 0;   // by rows that are answered
   int64_t num_scheduled_tokens = 0;  // by these and those in flight
   int64_t num_held_tokens = 0;       // positions that the tables hold
-  uint64_t id = 0;                   // in plans; another one on every admission
+  RequestState* request;
   uint64_t chosen_step = 0;     // the last plan it was chosen for, which may be the one being made
   uint64_t last_plan = 0;       // step id of the last plan with a row of this sequence, 0 for none
   std::vector<int32_t> tokens;  // prompt and committed output
   int64_t num_tokens_max;       // prompt and output; the last one is never computed
-  RequestState* request;
-  GroupState* group = nullptr;  // while running
+  int64_t content_due = 0;      // so many computed tokens complete a block that is named at once
+  int64_t num_computed_before = 0;  // most tokens ever computed, in any life
+  uint64_t id = 0;                  // in plans; another one on every admission
+  GroupState* group = nullptr;      // while running
 
   const uint32_t choice;
   const int64_t num_prompt_tokens;
   BlockTables tables;
-  std::vector<BlockHash> hashes;    // of its leading whole blocks, as far as they were needed
-  int64_t num_content_blocks = 0;   // leading blocks whose content the pool was told
-  size_t num_told_blocks = 0;       // of each table, that the ranks know
-  int64_t num_shared_tokens = 0;    // in blocks that others held too when it was admitted
-  int64_t num_computed_before = 0;  // most tokens ever computed, in any life
-  int level = 0;                    // priority with ageing, when it was admitted
-  bool scores_prompt = false;       // rows report prompt log probabilities in this life
-  bool awaits_text = false;         // ended by itself, the text side has not answered
-  bool confirmed = false;           // its end is final
-  int64_t num_output_tokens = 0;    // when ended: up to its end
+  std::vector<BlockHash> hashes;   // of its leading whole blocks, as far as they were needed
+  int64_t num_content_blocks = 0;  // leading blocks whose content the pool was told
+  size_t num_told_blocks = 0;      // of each table, that the ranks know
+  int64_t num_shared_tokens = 0;   // in blocks that others held too when it was admitted
+  int level = 0;                   // priority with ageing, when it was admitted
+  bool scores_prompt = false;      // rows report prompt log probabilities in this life
+  bool awaits_text = false;        // ended by itself, the text side has not answered
+  bool confirmed = false;          // its end is final
+  int64_t num_output_tokens = 0;   // when ended: up to its end
   FinishReason reason = FinishReason::kStop;  // when ended
 
   int64_t num_tokens() const { return static_cast<int64_t>(tokens.size()); }
@@ -78,22 +81,23 @@ struct RequestState {
   RequestState(std::shared_ptr<const Request> request_in, uint64_t ticket_in,
                TenantState& tenant_in);
 
-  const std::shared_ptr<const Request> request;
+  // Read in every step.
   const RequestId id;
-  const uint64_t ticket;  // order of arrival; what comes back keeps its place
-  TenantState& tenant;    // of the request's model
+  TenantState& tenant;         // of the request's model
+  int64_t rows_in_flight = 0;  // of all its sequences; kept alive until they are answered
   const absl::InlinedVector<int32_t, 4> stop_token_ids;
+  absl::Time first_scheduled = absl::InfiniteFuture();
+  bool finished = false;
+
+  const std::shared_ptr<const Request> request;
+  const uint64_t ticket;  // order of arrival; what comes back keeps its place
   bool caches = false;    // its blocks are looked up and named
   BlockHash prefix_root;  // of their chain, when it caches
-
   absl::InlinedVector<std::unique_ptr<Sequence>, 1> sequences;  // by choice
-  bool finished = false;
   bool placed = false;            // was admitted once: cached_tokens is known
-  int64_t rows_in_flight = 0;     // of all its sequences; kept alive until they are answered
   int64_t num_prompt_scored = 1;  // leading prompt positions whose log probability was told
   uint32_t num_confirmed = 0;     // choices
   uint32_t cached_tokens = 0;
-  absl::Time first_scheduled = absl::InfiniteFuture();
 
   int64_t num_prompt_tokens() const { return static_cast<int64_t>(request->prompt.size()); }
 };

@@ -11,6 +11,7 @@
 
 #include "absl/time/clock.h"
 #include "base/check.h"
+#include "coordinator/kv/block_manager.h"
 #include "coordinator/sched/scheduler.h"
 
 namespace tessera {
@@ -23,12 +24,11 @@ constexpr int64_t kContext = 32768;  // tokens
 constexpr int64_t kPrompt = 64;      // tokens
 constexpr int64_t kBlockSize = 16;   // tokens
 
-// A group in steady decode, answered by a rank that always samples token 7.
+// A group in steady decode, answered by a rank that always samples token 7; one plan runs while the
+// next is queued, as in production.
 class SteadyDecode {
  public:
-  explicit SteadyDecode(int64_t sequences) : sequences_(sequences) { Restart(); }
-
-  void Restart() {
+  explicit SteadyDecode(int64_t sequences) : sequences_(sequences) {
     SchedulerOptions options;
     options.block_size = kBlockSize;
     options.rows_max = sequences_;
@@ -38,52 +38,54 @@ class SteadyDecode {
     options.models[0].context_max = kContext;
     options.models[0].kv_groups.resize(1);
     scheduler_ = std::make_unique<Scheduler>(options);
-    const uint32_t blocks = static_cast<uint32_t>(sequences_ * kContext / kBlockSize);
+    const uint32_t blocks = static_cast<uint32_t>(sequences_ * (kContext / kBlockSize + 1));
     scheduler_->Apply(GroupReady{.group = 0, .epoch = 1, .model = 0, .num_blocks = {blocks}}, now_);
     for (int64_t i = 0; i < sequences_; ++i) {
       auto request = std::make_shared<Request>();
       request->id = static_cast<RequestId>(i + 1);
-      request->prompt.assign(kPrompt, 5);
+      request->prompt.assign(kPrompt, static_cast<int32_t>(i));
       request->sampling.max_tokens = kContext;
       request->sampling.stop_token_ids = {2};
       scheduler_->Apply(NewRequest{std::move(request)}, now_);
     }
-    steps_left_ = kContext - kPrompt - 2;
-    Turn();
-    Answer();
-    Turn();
+    steps_left_ = kContext - kPrompt - 4;
+    in_flight_ = scheduler_->Schedule(now_);
+    TESSERA_CHECK(in_flight_.size() == 2);
+  }
+
+  // What the ranks would say to the oldest plan.
+  void Answer() {
+    done_.rank_results.resize(1);
+    StepResult& result = done_.rank_results[0];
+    const StepPlan& plan = in_flight_.front();
+    result.Clear();
+    result.set_term(plan.term());
+    result.set_epoch(plan.epoch());
+    result.set_step(plan.step());
+    result.set_step_ns(10'000'000);
+    result.mutable_num_sampled()->Resize(static_cast<int>(sequences_), 1);
+    result.mutable_sampled()->Resize(static_cast<int>(sequences_), 7);
+    in_flight_.erase(in_flight_.begin());
   }
 
   // The scheduler's own work for one step.
   void Turn() {
-    if (done_.rank_results.size() == 1) scheduler_->Apply(done_, now_);
+    scheduler_->Apply(done_, now_);
     std::vector<StepPlan> plans = scheduler_->Schedule(now_);
     updates_ = scheduler_->TakeUpdates();
     TESSERA_CHECK(plans.size() == 1 && plans[0].sequence_size() == sequences_);
-    plan_ = std::move(plans[0]);
+    in_flight_.push_back(std::move(plans[0]));
     --steps_left_;
   }
 
-  // What the ranks would say to the plan.
-  void Answer() {
-    done_.rank_results.resize(1);
-    StepResult& result = done_.rank_results[0];
-    result.Clear();
-    result.set_term(plan_.term());
-    result.set_epoch(plan_.epoch());
-    result.set_step(plan_.step());
-    result.mutable_num_sampled()->Resize(static_cast<int>(sequences_), 1);
-    result.mutable_sampled()->Resize(static_cast<int>(sequences_), 7);
-  }
-
   int64_t steps_left() const { return steps_left_; }
-  const StepPlan& plan() const { return plan_; }
+  const StepPlan& plan() const { return in_flight_.back(); }
 
  private:
   const int64_t sequences_;
   const absl::Time now_ = absl::UnixEpoch();
   std::unique_ptr<Scheduler> scheduler_;
-  StepPlan plan_;
+  std::vector<StepPlan> in_flight_;
   StepDone done_;
   std::vector<RequestUpdate> updates_;
   int64_t steps_left_ = 0;
@@ -117,6 +119,40 @@ void BM_SerializePlan(benchmark::State& state) {
   state.counters["bytes"] = static_cast<double>(bytes.size());
 }
 BENCHMARK(BM_SerializePlan)->Arg(1)->Arg(64)->Arg(1024)->Unit(benchmark::kMicrosecond);
+
+// Naming a prompt's blocks and finding them in the cache; time per block.
+void BM_PrefixLookup(benchmark::State& state) {
+  const int64_t num_blocks = state.range(0);
+  const PrefixKey key = {1, 2, 3};
+  std::vector<int32_t> tokens(static_cast<size_t>(num_blocks * kBlockSize));
+  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int32_t>(i * 7919 % 128000);
+  PrefixChain chain{.root = PrefixRoot(key, "model"), .hashes = {}, .tokens = tokens};
+  std::vector<BlockHash> hashes;
+  const auto name_all = [&] {
+    hashes.clear();
+    for (int64_t i = 0; i < num_blocks; ++i) {
+      const auto block = chain.tokens.subspan(static_cast<size_t>(i * kBlockSize), kBlockSize);
+      hashes.push_back(ChainBlock(key, i == 0 ? chain.root : hashes.back(), block));
+    }
+    chain.hashes = hashes;
+  };
+  BlockManager blocks(kBlockSize,
+                      std::vector<PoolSpec>{{.num_blocks = static_cast<uint32_t>(num_blocks)}});
+  BlockTables tables;
+  std::vector<BlockCopy> copies;
+  name_all();
+  blocks.Open({}, 0, tables);
+  TESSERA_CHECK(blocks.Extend(0, num_blocks * kBlockSize, 1, tables, copies));
+  blocks.SetContent(chain, 0, num_blocks, tables);
+  for (auto _ : state) {
+    name_all();
+    TESSERA_CHECK(blocks.FindPrefix(chain).blocks == num_blocks);
+  }
+  state.counters["per_block"] = benchmark::Counter(
+      static_cast<double>(num_blocks),
+      benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
+}
+BENCHMARK(BM_PrefixLookup)->Arg(64)->Arg(8192)->Unit(benchmark::kMicrosecond);
 
 }  // namespace
 }  // namespace tessera
