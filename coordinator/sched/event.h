@@ -103,7 +103,8 @@ struct TokenLogprobs {
 
 // What the scheduler tells the outside about one choice of a request, or about its end.
 //
-// Life of a choice: updates with tokens, the last of them with `ended`. Life of a request: exactly
+// Life of a choice: updates with tokens, the last of them with `ended`; a choice that TextStop ends
+// simply has no more updates, the text side knows. Life of a request: exactly
 // one update with `finished`, which is its last. A request of one choice without stop strings has
 // both in the same update; otherwise `finished` comes when every choice has ended and, where there
 // are stop strings, the text side has answered for each of them. Cancelled, deadline, rejected and

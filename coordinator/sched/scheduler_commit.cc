@@ -156,6 +156,7 @@ void Scheduler::State::CommitRows(GroupState& group, const PlanInFlight& plan,
     ReleaseRow(sequence);
   }
   SweepRunning(group);
+  over.clear();
 }
 
 void Scheduler::State::CommitComputed(GroupState& group, Sequence& sequence, int64_t tokens) {

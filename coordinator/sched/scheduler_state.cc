@@ -105,6 +105,7 @@ void Scheduler::State::LoseGroup(GroupState& group) {
     ResetSequence(*sequence);
     ModelOf(*sequence).queue.PushBack(*sequence);
   }
+  over.clear();
   group.finished_ids.clear();
   group.owed_tokens = 0;
   group.num_slots = 0;
@@ -185,7 +186,10 @@ void Scheduler::State::Finish(RequestState& request, FinishReason reason, absl::
 
 void Scheduler::State::ReleaseRow(Sequence& sequence) {
   RequestState& request = *sequence.request;
-  if (--request.rows_in_flight == 0 && request.finished) finished_in_flight.erase(&request);
+  if (--request.rows_in_flight > 0 || !request.finished) return;
+  auto node = finished_in_flight.extract(&request);
+  TESSERA_CHECK(!node.empty()) << "request " << request.id << " was not kept";
+  over.push_back(std::move(node.mapped()));
 }
 
 }  // namespace tessera

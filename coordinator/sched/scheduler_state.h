@@ -147,6 +147,8 @@ struct Scheduler::State {
   // Looked up, never walked.
   absl::flat_hash_map<RequestId, std::unique_ptr<RequestState>> requests;
   absl::flat_hash_map<const RequestState*, std::unique_ptr<RequestState>> finished_in_flight;
+  // Of these, the ones whose last row has been answered; freed when nobody looks at rows any more.
+  std::vector<std::unique_ptr<RequestState>> over;
   std::set<std::pair<absl::Time, RequestId>> deadlines;  // of requests that still compute
   std::map<uint32_t, GroupState> groups;                 // by group id
   std::vector<RequestUpdate> updates;
