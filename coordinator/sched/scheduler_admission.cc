@@ -1,6 +1,7 @@
 // Who may run: what is refused, what expires, and which group takes the next waiting sequence.
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
@@ -91,13 +92,15 @@ bool Scheduler::State::MissesDeadline(const Sequence& sequence, absl::Time now) 
   return judged;
 }
 
-bool Scheduler::State::IsOverShare(uint32_t model, const TenantState& tenant) const {
+bool Scheduler::State::IsOverShare(uint32_t model, const TenantState& tenant,
+                                   int64_t more_tokens) const {
   if (tenant.kv_share >= 1) return false;
   int64_t total = 0;
   for (const auto& [id, group] : groups) {
     if (group.ready && group.model == model) total += group.blocks->TotalTokens();
   }
-  return static_cast<double>(tenant.held_tokens) > tenant.kv_share * static_cast<double>(total);
+  return static_cast<double>(tenant.held_tokens + more_tokens) >
+         tenant.kv_share * static_cast<double>(total);
 }
 
 BlockManager::PrefixHit Scheduler::State::FindHit(const GroupState& group,
@@ -196,6 +199,7 @@ void Scheduler::State::Admit(uint32_t model, absl::Time now) {
   ModelState& state = *models[model];
   const auto is_over = [&](const TenantState& tenant) { return IsOverShare(model, tenant); };
   std::vector<Sequence*> passed_over;
+  bool has_reclaimed = false;
   while (Sequence* sequence = state.queue.Next(now, is_over)) {
     const std::pair place_in_line = {sequence->request->ticket, sequence->choice};
     if (state.blocked == place_in_line && state.blocked_version == state.room_version) break;
@@ -210,7 +214,7 @@ void Scheduler::State::Admit(uint32_t model, absl::Time now) {
     } else if (CanEverFit(model, sequence->num_kv_tokens_max(), /*ready_only=*/true)) {
       // Its turn comes; nobody overtakes it.
       const uint64_t version = state.room_version;
-      Reclaim(model, *sequence, now);
+      if (!std::exchange(has_reclaimed, true)) Reclaim(model, *sequence, now);
       if (state.room_version != version) continue;  // somebody left at once
       state.blocked = place_in_line;
       state.blocked_version = state.room_version;

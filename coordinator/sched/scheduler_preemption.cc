@@ -84,7 +84,9 @@ bool Scheduler::State::TakeRoom(GroupState& group, const Sequence& for_sequence,
 void Scheduler::State::Reclaim(uint32_t model, const Sequence& sequence, absl::Time now) {
   const int level = models[model]->queue.Level(sequence, now);
   const TenantState& tenant = sequence.request->tenant;
-  const bool is_over = IsOverShare(model, tenant);
+  // Whoever would be over its share itself only borrows; else two could take from each other for
+  // ever.
+  const bool borrows = IsOverShare(model, tenant, sequence.num_tokens() + options.block_size);
   for (auto& [id, group] : groups) {
     if (!group.ready || group.model != model) continue;
     if (!group.blocks->CanEverFit(sequence.num_kv_tokens_max())) continue;
@@ -92,7 +94,7 @@ void Scheduler::State::Reclaim(uint32_t model, const Sequence& sequence, absl::T
     int64_t tokens = group.blocks->FreeTokens() + group.blocks->PinnedTokens();
     std::vector<Victim> victims;
     for (Sequence* other : group.running) {
-      const bool takes_more = !is_over && &other->request->tenant != &tenant &&
+      const bool takes_more = !borrows && &other->request->tenant != &tenant &&
                               IsOverShare(model, other->request->tenant);
       if (other->leaving) {
         slots += other->num_slots();

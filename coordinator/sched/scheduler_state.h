@@ -112,8 +112,8 @@ struct Scheduler::State {
             const BlockManager::PrefixHit& hit) const;
   BlockManager::PrefixHit FindHit(const GroupState& group, Sequence& sequence) const;
   void Enter(const Place& place, Sequence& sequence, absl::Time now);
-  // The tenant holds more of the model's KV cache than its share.
-  bool IsOverShare(uint32_t model, const TenantState& tenant) const;
+  // The tenant holds more of the model's KV cache than its share, or would with so many tokens more.
+  bool IsOverShare(uint32_t model, const TenantState& tenant, int64_t more_tokens = 0) const;
   // Whether the tokens fit an empty group of the model; with `ready_only`, one that is ready now.
   bool CanEverFit(uint32_t model, int64_t tokens, bool ready_only) const;
   bool IsKnown(uint32_t model) const;  // some group of the model was ready once
