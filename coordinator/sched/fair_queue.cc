@@ -93,18 +93,16 @@ int FairQueue::Level(const Sequence& sequence, absl::Time now) const {
 }
 
 Sequence* FairQueue::Next(absl::Time now,
-                          const std::function<bool(const TenantState&)>& is_over) const {
+                          const std::function<bool(const Sequence&)>& borrows) const {
   Sequence* best = nullptr;
   std::tuple<bool, int, double, uint64_t> best_key;  // lower is better
   const int highest = HighestPriority();
   for (const auto& [name, tenant] : tenants_) {
-    if (tenant.waiting.empty()) continue;
-    const bool over = is_over(tenant);
     // The oldest of each priority has aged most.
     for (const auto& [priority, waiting] : tenant.waiting) {
       Sequence& head = *waiting.begin()->second;
-      const std::tuple<bool, int, double, uint64_t> key = {over, -LevelBelow(highest, head, now),
-                                                           tenant.used, head.request->ticket};
+      const std::tuple<bool, int, double, uint64_t> key = {
+          borrows(head), -LevelBelow(highest, head, now), tenant.used, head.request->ticket};
       if (best != nullptr && key >= best_key) continue;
       best = &head;
       best_key = key;

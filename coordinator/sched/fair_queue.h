@@ -54,9 +54,9 @@ class FairQueue {
   void Push(Sequence& sequence);      // of a new request
   void PushBack(Sequence& sequence);  // that was out for a while
   void Erase(Sequence& sequence);
-  // Whose turn it is, null when nobody waits. `is_over`: the tenant holds more than its share;
-  // it comes after all others.
-  Sequence* Next(absl::Time now, const std::function<bool(const TenantState&)>& is_over) const;
+  // Whose turn it is, null when nobody waits. `borrows`: with this sequence its tenant would hold
+  // more than its share; it comes after all others.
+  Sequence* Next(absl::Time now, const std::function<bool(const Sequence&)>& borrows) const;
   // Priority with ageing, among those that wait.
   int Level(const Sequence& sequence, absl::Time now) const;
   // The tenant has used so many (unweighted) tokens.

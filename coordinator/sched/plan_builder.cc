@@ -43,7 +43,7 @@ bool PlanBuilder::Hold(Sequence& sequence, int64_t tokens, bool may_take) {
   while (!extend()) {
     // One block more than the missing positions, for a copy-on-write.
     const int64_t missing = end - sequence.num_held_tokens + blocks.block_size();
-    if (!may_take || !state_.TakeRoom(group_, sequence, missing)) return false;
+    if (!may_take || !state_.TakeRoom(group_, sequence, missing, now_)) return false;
     if (!IsPlannable(sequence)) return false;  // it took from itself
     if (extend()) break;
     // What was taken comes free when plans in flight have been answered.
@@ -158,11 +158,11 @@ bool PlanBuilder::ChooseRows() {
 }
 
 bool Scheduler::State::BuildPlan(GroupState& group, absl::Time now, cluster::v1::StepPlan& plan) {
-  PlanBuilder builder(*this, group);
+  PlanBuilder builder(*this, group, now);
   const bool heartbeat_due =
       group.in_flight.empty() && now >= group.last_plan_time + options.heartbeat_interval;
   if (!builder.ChooseRows() && !heartbeat_due) return false;
-  builder.Fill(now, plan);
+  builder.Fill(plan);
   return true;
 }
 

@@ -16,14 +16,14 @@ namespace tessera {
 
 class PlanBuilder {
  public:
-  PlanBuilder(Scheduler::State& state, GroupState& group)
-      : state_(state), options_(state.options), group_(group) {}
+  PlanBuilder(Scheduler::State& state, GroupState& group, absl::Time now)
+      : state_(state), options_(state.options), group_(group), now_(now) {}
 
   // False when there is nothing to compute: nothing has changed then, except that sequences may
   // have been made to leave.
   bool ChooseRows();
   // The chosen rows as the group's next plan. Without any it is the heartbeat.
-  void Fill(absl::Time now, cluster::v1::StepPlan& plan);
+  void Fill(cluster::v1::StepPlan& plan);
 
  private:
   void TryProtected();
@@ -42,6 +42,7 @@ class PlanBuilder {
   Scheduler::State& state_;
   const SchedulerOptions& options_;
   GroupState& group_;
+  const absl::Time now_;
   Sequence* protected_ = nullptr;
   PlanInFlight next_;
   std::vector<BlockCopy> copies_;

@@ -82,7 +82,7 @@ void PlanBuilder::AddBlocks(Sequence& sequence, bool reset, uint32_t* num_new_bl
   sequence.has_news = false;
 }
 
-void PlanBuilder::Fill(absl::Time now, StepPlan& plan) {
+void PlanBuilder::Fill(StepPlan& plan) {
   const int rows = static_cast<int>(next_.rows.size());
   const int kv_groups = group_.blocks->num_groups();
   next_.step = ++group_.last_step;
@@ -125,7 +125,7 @@ void PlanBuilder::Fill(absl::Time now, StepPlan& plan) {
     sequence.last_row = static_cast<uint32_t>(i);
     if (row.num_samples > 0) ++sequence.num_pending;
     if (sequence.request->first_scheduled == absl::InfiniteFuture()) {
-      sequence.request->first_scheduled = now;
+      sequence.request->first_scheduled = now_;
     }
   }
   for (const BlockCopy& copy : copies_) {
@@ -136,7 +136,7 @@ void PlanBuilder::Fill(absl::Time now, StepPlan& plan) {
   }
   plan.mutable_finished_sequences()->Add(group_.finished_ids.begin(), group_.finished_ids.end());
   group_.finished_ids.clear();
-  group_.last_plan_time = now;
+  group_.last_plan_time = now_;
   group_.in_flight.push_back(std::move(next_));
 }
 

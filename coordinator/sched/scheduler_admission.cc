@@ -103,6 +103,10 @@ bool Scheduler::State::IsOverShare(uint32_t model, const TenantState& tenant,
          tenant.kv_share * static_cast<double>(total);
 }
 
+bool Scheduler::State::Borrows(uint32_t model, const Sequence& sequence) const {
+  return IsOverShare(model, sequence.request->tenant, sequence.num_tokens() + options.block_size);
+}
+
 BlockManager::PrefixHit Scheduler::State::FindHit(const GroupState& group,
                                                   Sequence& sequence) const {
   const RequestState& request = *sequence.request;
@@ -161,11 +165,10 @@ Scheduler::State::Place Scheduler::State::FindPlace(uint32_t model, Sequence& se
   return best;
 }
 
-void Scheduler::State::Enter(const Place& place, Sequence& sequence, absl::Time now) {
+void Scheduler::State::Enter(const Place& place, Sequence& sequence) {
   GroupState& group = *place.group;
   RequestState& request = *sequence.request;
   const int64_t hit = place.hit.blocks * options.block_size;
-  sequence.level = ModelOf(sequence).queue.Level(sequence, now);
   ModelOf(sequence).queue.Erase(sequence);
   sequence.status = SequenceStatus::kRunning;
   sequence.group = &group;
@@ -197,10 +200,10 @@ void Scheduler::State::Enter(const Place& place, Sequence& sequence, absl::Time 
 
 void Scheduler::State::Admit(uint32_t model, absl::Time now) {
   ModelState& state = *models[model];
-  const auto is_over = [&](const TenantState& tenant) { return IsOverShare(model, tenant); };
+  const auto borrows = [&](const Sequence& sequence) { return Borrows(model, sequence); };
   std::vector<Sequence*> passed_over;
   bool has_reclaimed = false;
-  while (Sequence* sequence = state.queue.Next(now, is_over)) {
+  while (Sequence* sequence = state.queue.Next(now, borrows)) {
     const std::pair place_in_line = {sequence->request->ticket, sequence->choice};
     if (state.blocked == place_in_line && state.blocked_version == state.room_version) break;
     if (MissesDeadline(*sequence, now)) {
@@ -210,7 +213,7 @@ void Scheduler::State::Admit(uint32_t model, absl::Time now) {
     }
     const Place place = FindPlace(model, *sequence);
     if (place.group != nullptr) {
-      Enter(place, *sequence, now);
+      Enter(place, *sequence);
     } else if (CanEverFit(model, sequence->num_kv_tokens_max(), /*ready_only=*/true)) {
       // Its turn comes; nobody overtakes it.
       const uint64_t version = state.room_version;

@@ -171,8 +171,9 @@ void Scheduler::State::CommitComputed(GroupState& group, Sequence& sequence, int
       std::max(sequence.num_computed_before, sequence.num_computed_tokens);
   FairQueue::Charge(sequence.request->tenant,
                     static_cast<double>(sequence.num_held_tokens) * kHeldTokenCost);
-  if (sequence.num_computed_tokens < sequence.content_due) return;
-  NameContent(sequence, sequence.num_computed_tokens);
+  if (sequence.num_computed_tokens >= sequence.content_due) {
+    NameContent(sequence, sequence.num_computed_tokens);
+  }
   // Rows in flight begin behind what is computed now: nobody sees these blocks any more.
   if (group.has_windows) {
     group.blocks->DropBehindWindow(sequence.num_computed_tokens, sequence.tables);
@@ -247,7 +248,6 @@ void Scheduler::State::Fork(GroupState& group, Sequence& parent, const int32_t* 
     child->num_computed_before = parent.num_computed_tokens;
     child->num_content_blocks = parent.num_content_blocks;
     child->hashes = parent.hashes;
-    child->level = parent.level;
     child->group = &group;
     child->id = next_sequence_id++;
     group.blocks->Share(parent.tables, child->tables);

@@ -17,12 +17,14 @@ struct Victim {
   std::tuple<bool, int, int64_t, uint64_t> key;  // larger goes first
 };
 
-Victim ToVictim(const Scheduler::State& state, Sequence& sequence, const BlockManager& blocks) {
-  const bool over = state.IsOverShare(sequence.request->request->model, sequence.request->tenant);
+Victim ToVictim(Scheduler::State& state, Sequence& sequence, absl::Time now) {
+  const bool over =
+      state.IsOverShare(sequence.request->request->model, sequence.request->tenant);
+  const int level = state.ModelOf(sequence).queue.Level(sequence, now);
   // What others hold too need not be computed again.
-  const int64_t lost =
-      std::min(sequence.num_scheduled_tokens, blocks.PrivateTokens(sequence.tables));
-  return {&sequence, {over, -sequence.level, -lost, sequence.request->ticket}};
+  const int64_t lost = std::min(sequence.num_scheduled_tokens,
+                                sequence.group->blocks->PrivateTokens(sequence.tables));
+  return {&sequence, {over, -level, -lost, sequence.request->ticket}};
 }
 
 }  // namespace
@@ -56,7 +58,8 @@ void Scheduler::State::Leave(Sequence& sequence) {
   if (sequence.rows_in_flight == 0) Requeue(sequence);
 }
 
-bool Scheduler::State::TakeRoom(GroupState& group, const Sequence& for_sequence, int64_t tokens) {
+bool Scheduler::State::TakeRoom(GroupState& group, const Sequence& for_sequence, int64_t tokens,
+                                absl::Time now) {
   const auto coming = [&] {
     return group.blocks->FreeTokens() + group.blocks->PinnedTokens() + LeavingTokens(group);
   };
@@ -66,7 +69,7 @@ bool Scheduler::State::TakeRoom(GroupState& group, const Sequence& for_sequence,
   for (Sequence* sequence : group.running) {
     const bool is_chosen = sequence->chosen_step == group.last_step + 1;
     if (sequence->leaving || sequence == oldest || is_chosen) continue;
-    victims.push_back(ToVictim(*this, *sequence, *group.blocks));
+    victims.push_back(ToVictim(*this, *sequence, now));
   }
   std::sort(victims.begin(), victims.end(),
             [](const Victim& a, const Victim& b) { return a.key > b.key; });
@@ -83,10 +86,9 @@ bool Scheduler::State::TakeRoom(GroupState& group, const Sequence& for_sequence,
 
 void Scheduler::State::Reclaim(uint32_t model, const Sequence& sequence, absl::Time now) {
   const int level = models[model]->queue.Level(sequence, now);
-  const TenantState& tenant = sequence.request->tenant;
-  // Whoever would be over its share itself only borrows; else two could take from each other for
-  // ever.
-  const bool borrows = IsOverShare(model, tenant, sequence.num_tokens() + options.block_size);
+  // Nobody takes from those who would come before it again when they wait: two could do that to
+  // each other for ever.
+  const bool borrows = Borrows(model, sequence);
   for (auto& [id, group] : groups) {
     if (!group.ready || group.model != model) continue;
     if (!group.blocks->CanEverFit(sequence.num_kv_tokens_max())) continue;
@@ -94,14 +96,15 @@ void Scheduler::State::Reclaim(uint32_t model, const Sequence& sequence, absl::T
     int64_t tokens = group.blocks->FreeTokens() + group.blocks->PinnedTokens();
     std::vector<Victim> victims;
     for (Sequence* other : group.running) {
-      const bool takes_more = !borrows && &other->request->tenant != &tenant &&
-                              IsOverShare(model, other->request->tenant);
       if (other->leaving) {
         slots += other->num_slots();
         tokens += group.blocks->PrivateTokens(other->tables);
-      } else if (other->level < level || takes_more) {
-        victims.push_back(ToVictim(*this, *other, *group.blocks));
+        continue;
       }
+      const Victim victim = ToVictim(*this, *other, now);
+      const bool over = std::get<0>(victim.key);
+      const bool is_lower = -std::get<1>(victim.key) < level;
+      if ((over && !borrows) || (over == borrows && is_lower)) victims.push_back(victim);
     }
     std::sort(victims.begin(), victims.end(),
               [](const Victim& a, const Victim& b) { return a.key > b.key; });

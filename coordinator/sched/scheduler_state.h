@@ -111,9 +111,11 @@ struct Scheduler::State {
   bool Fits(const GroupState& group, const Sequence& sequence,
             const BlockManager::PrefixHit& hit) const;
   BlockManager::PrefixHit FindHit(const GroupState& group, Sequence& sequence) const;
-  void Enter(const Place& place, Sequence& sequence, absl::Time now);
+  void Enter(const Place& place, Sequence& sequence);
   // The tenant holds more of the model's KV cache than its share, or would with so many tokens more.
   bool IsOverShare(uint32_t model, const TenantState& tenant, int64_t more_tokens = 0) const;
+  // A waiting sequence would put its tenant over its share.
+  bool Borrows(uint32_t model, const Sequence& sequence) const;
   // Whether the tokens fit an empty group of the model; with `ready_only`, one that is ready now.
   bool CanEverFit(uint32_t model, int64_t tokens, bool ready_only) const;
   bool IsKnown(uint32_t model) const;  // some group of the model was ready once
@@ -128,7 +130,7 @@ struct Scheduler::State {
   static Sequence* OldestOf(const GroupState& group);
   // Makes sequences leave until `tokens` more are free or on their way; `for_sequence` runs there.
   // False when nobody is left to take from.
-  bool TakeRoom(GroupState& group, const Sequence& for_sequence, int64_t tokens);
+  bool TakeRoom(GroupState& group, const Sequence& for_sequence, int64_t tokens, absl::Time now);
   // Takes from lower priorities and from tenants over their share what a waiting sequence needs.
   void Reclaim(uint32_t model, const Sequence& sequence, absl::Time now);
   void Leave(Sequence& sequence);

@@ -59,7 +59,6 @@ struct alignas(64) Sequence {
   int64_t num_content_blocks = 0;  // leading blocks whose content the pool was told
   size_t num_told_blocks = 0;      // of each table, that the ranks know
   int64_t num_shared_tokens = 0;   // in blocks that others held too when it was admitted
-  int level = 0;                   // priority with ageing, when it was admitted
   bool scores_prompt = false;      // rows report prompt log probabilities in this life
   bool awaits_text = false;        // ended by itself, the text side has not answered
   bool confirmed = false;          // its end is final

@@ -31,7 +31,7 @@ class FairQueueTest : public ::testing::Test {
   }
   // Serves whose turn it is and charges `cost` tokens; the tenant's name.
   std::string Serve(double cost) {
-    Sequence* next = queue_.Next(now_, [](const TenantState&) { return false; });
+    Sequence* next = queue_.Next(now_, [](const Sequence&) { return false; });
     if (next == nullptr) return "";
     queue_.Erase(*next);
     FairQueue::Charge(next->request->tenant, cost);
@@ -51,7 +51,7 @@ class FairQueueTest : public ::testing::Test {
 TEST_F(FairQueueTest, OneTenantIsServedInOrderOfArrival) {
   Sequence& first = Add("a");
   Add("a");
-  EXPECT_EQ(queue_.Next(now_, [](const TenantState&) { return false; }), &first);
+  EXPECT_EQ(queue_.Next(now_, [](const Sequence&) { return false; }), &first);
   EXPECT_EQ(queue_.size(), 2);
   EXPECT_EQ(queue_.waiting_tokens(), 20);
 }
@@ -91,11 +91,11 @@ TEST_F(FairQueueTest, APriorityGoesFirstUntilTheOthersHaveAged) {
   now_ += absl::Seconds(15);
   Add("a", 0);
   EXPECT_EQ(queue_.Level(*requests_[0]->sequences[0], now_), -1);
-  Sequence* next = queue_.Next(now_, [](const TenantState&) { return false; });
+  Sequence* next = queue_.Next(now_, [](const Sequence&) { return false; });
   EXPECT_EQ(next, requests_[1]->sequences[0].get());
   now_ += absl::Seconds(10);
   // As high as the highest, and older.
-  next = queue_.Next(now_, [](const TenantState&) { return false; });
+  next = queue_.Next(now_, [](const Sequence&) { return false; });
   EXPECT_EQ(next, requests_[0]->sequences[0].get());
   now_ += absl::Hours(10);
   EXPECT_EQ(queue_.Level(*requests_[0]->sequences[0], now_), 0);
@@ -111,7 +111,7 @@ TEST_F(FairQueueTest, AgeGivesNobodyAnAdvantageOverAnotherTenant) {
 TEST_F(FairQueueTest, WhoIsOverItsShareComesAfterAllOthers) {
   Add("over", 5);
   Add("other", 0);
-  const auto is_over = [](const TenantState& tenant) { return tenant.name == "over"; };
+  const auto is_over = [](const Sequence& head) { return head.request->tenant.name == "over"; };
   EXPECT_EQ(queue_.Next(now_, is_over)->request->tenant.name, "other");
   queue_.Erase(*requests_[1]->sequences[0]);
   EXPECT_EQ(queue_.Next(now_, is_over)->request->tenant.name, "over");
