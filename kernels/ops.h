@@ -103,11 +103,28 @@ struct AttentionSpec {
 
 enum class Activation { kSilu, kGeluTanh, kGelu };
 
-// One row's part in the truncated draw; see worker/sampler.h for the algorithm.
+// What the sampling ops read: rows of one tensor of logits, in any order and any number of times. A
+// NaN is passed over everywhere: never counted, never chosen.
+struct LogitRows {
+  TensorView logits = {};         // [L, Vs] float32 on the device; Vs counts real tokens only
+  int64_t vocab_begin = 0;        // token id of column 0
+  std::vector<int32_t> row = {};  // [R] which row of logits entry r reads
+  // Bit i % 32 of word i / 32 says that column i may be used; others count as -inf.
+  TensorView masks = {};           // [M, ceil(Vs / 32)] int32 on the device
+  std::vector<int32_t> mask = {};  // [R] which row of masks, -1: none; empty: no entry has one
+};
+
+// One logit of a tensor [L, Vs].
+struct LogitPlace {
+  int32_t row = 0;
+  int32_t column = 0;
+};
+
+// One entry's part in the truncated draw; see worker/sampler.h for the algorithm.
 struct DrawRow {
   float inv_temperature = 1.0f;
   // Only tokens whose logit is above the threshold, or equal to it and among the first `ties_kept`
-  // equal ones of this shard in order of id, may be drawn. -inf keeps all.
+  // equal ones of this shard in order of id, may be drawn. -inf keeps all, +inf costs nothing.
   float threshold = 0.0f;
   int64_t ties_kept = 0;
   uint64_t seed = 0;
@@ -115,8 +132,11 @@ struct DrawRow {
   uint32_t choice = 0;
 };
 
+// Largest `n` of Ops::TopLogits.
+inline constexpr int kTopLogitsMax = 20;
+
 struct Candidate {
-  float score = 0.0f;  // greedy: the logit; drawn: logit / T + Gumbel noise
+  float score = 0.0f;  // of TopLogits: the logit; of Draw: logit / T + Gumbel noise
   int32_t token = -1;  // -1: this shard has none
 };
 
@@ -183,26 +203,34 @@ class Ops {
                           const std::vector<int32_t>& to) = 0;
 
   // -- sampling, over this rank's shard of the vocabulary -----------------------------------------
-  // logits [R, Vs] float32 on the device; Vs counts real tokens only, ids start at vocab_begin.
-  // Results are host arrays of R entries; these calls synchronize. Largest logit and its id, the
-  // lowest id among equals.
-  virtual void ArgMax(const ExecContext&, std::vector<Candidate>& best, TensorView logits,
-                      int64_t vocab_begin) = 0;
-  // One radix digit of the truncation search. A logit's key is its float order as uint32. For each
-  // row r with active[r], over tokens whose key agrees with prefix[r] above the digit (digit 3 =
-  // top byte): count[r * 256 + b] += 1 and mass[r * 256 + b] += round(2^40 * exp((logit - max[r]) *
-  // inv_t[r])) for the token's byte b at that digit. Integers, so the sum over shards has no order.
+  // Results are host arrays; calls that return one synchronize. R is the number of entries.
+  // best [R, n]: each entry's n largest logits, the lower id first among equals; behind the last
+  // number of a row {-inf, -1}. n is 1 .. kTopLogitsMax.
+  virtual void TopLogits(const ExecContext&, std::vector<Candidate>& best, const LogitRows& rows,
+                         int n) = 0;
+  // One radix digit of the truncation search. A logit's key is its float order as uint32, see
+  // kernels/logit_key.h. Per entry r, over tokens whose key agrees with prefix[r] above the digit
+  // (digit 3 = top byte): count[r * 256 + b] += 1 and mass[r * 256 + b] += round(2^40 *
+  // exp((logit - max[r]) * inv_temperature[r])) for the token's byte b at that digit; exp is 1
+  // where the logit equals max[r]. Integers, so the sum over shards has no order.
   virtual void MassHistogram(const ExecContext&, std::vector<uint32_t>& count,
-                             std::vector<uint64_t>& mass, TensorView logits,
-                             const std::vector<uint8_t>& active,
+                             std::vector<uint64_t>& mass, const LogitRows& rows,
                              const std::vector<uint32_t>& prefix, int digit,
                              const std::vector<float>& max,
                              const std::vector<float>& inv_temperature) = 0;
-  // Gumbel-max among the tokens that DrawRow keeps: score = logit * inv_temperature + noise, where
-  // the noise is a pure function of (seed, position, choice, token id): Philox4x32-10, see
-  // kernels/philox.h. The lowest id wins among equal scores.
-  virtual void Draw(const ExecContext&, std::vector<Candidate>& best, TensorView logits,
-                    int64_t vocab_begin, const std::vector<DrawRow>& rows) = 0;
+  // best [R]: Gumbel-max among the tokens that draws[r] keeps: score = logit * inv_temperature +
+  // noise, where the noise is a pure function of (seed, position, choice, token id): Philox4x32-10,
+  // see kernels/philox.h. The lowest id wins among equal scores.
+  virtual void Draw(const ExecContext&, std::vector<Candidate>& best, const LogitRows& rows,
+                    const std::vector<DrawRow>& draws) = 0;
+  // values[i] = logits[at[i]]. logits [L, Vs] float32.
+  virtual void GatherLogits(const ExecContext&, std::vector<float>& values, TensorView logits,
+                            const std::vector<LogitPlace>& at) = 0;
+  // logits[at[i]] = values[i]; every place at most once. Both arrays are read before the call
+  // returns.
+  virtual void ScatterLogits(const ExecContext&, TensorView logits,
+                             const std::vector<LogitPlace>& at,
+                             const std::vector<float>& values) = 0;
 };
 
 // The backends. A backend that was not built answers UNIMPLEMENTED naming the preset that has it.

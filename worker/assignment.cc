@@ -164,6 +164,9 @@ absl::Status Assignment::StartEngine() {
   options.limits.block_size = assign_.block_size();
   options.limits.vocab_size = options.spec.vocab_size;
   options.limits.num_blocks.assign(assign_.num_blocks().begin(), assign_.num_blocks().end());
+  for (const KvGroup& group : options.spec.kv_groups) {
+    options.limits.windows.push_back(group.window);
+  }
   TESSERA_ASSIGN_OR_RETURN(
       engine_, Engine::Create(std::move(options), parts_.device.ops(), parts_.device.threads(),
                               model_.model->weights, std::move(comm_), parts_.clock));
@@ -186,6 +189,22 @@ void Assignment::SendReady() {
                   " bytes, collectives by ", cluster::v1::CommKind_Name(assign_.comm()));
 }
 
+absl::Status Assignment::ComputeSteps(StepStream& steps) {
+  StepPlan plan;
+  StepResult result;
+  absl::Status broken;
+  while (broken.ok() && steps.Take(plan)) {
+    broken = engine_->Execute(plan, result);
+    if (result.has_error()) {
+      parts_.log.Warn("step ", plan.step(), " not computed: ", result.error().message());
+    } else {
+      parts_.progress.steps_finished.fetch_add(1);
+    }
+    if (!steps.Send(result)) break;
+  }
+  return broken;
+}
+
 absl::Status Assignment::ServeSteps() {
   grpc::ClientContext context;
   context.AddMetadata("tessera-worker-id", absl::StrCat(link_.welcome().worker_id()));
@@ -198,24 +217,17 @@ absl::Status Assignment::ServeSteps() {
     engine_->Abort();
   });
   SendReady();
-  StepPlan plan;
-  StepResult result;
   absl::Status broken;
-  while (broken.ok() && stream->Read(&plan)) {
-    broken = engine_->Execute(plan, result);
-    if (result.has_error()) {
-      parts_.log.Warn("step ", plan.step(), " not computed: ", result.error().message());
-    } else {
-      parts_.progress.steps_finished.fetch_add(1);
+  {
+    StepStream steps(*stream);
+    broken = ComputeSteps(steps);
+    if (!broken.ok()) {
+      // The answer is the coordinator's to judge; cancelling at once could take it along.
+      steps.CloseSending(kVerdictDeadline);
+      parts_.inbox.SleepUnlessInterrupted(parts_.clock.Now() + kVerdictDeadline);
     }
-    if (!stream->Write(result)) break;
+    context.TryCancel();
   }
-  if (!broken.ok()) {
-    // The answer above is the coordinator's to judge; cancelling at once could take it along.
-    stream->WritesDone();
-    parts_.inbox.SleepUnlessInterrupted(parts_.clock.Now() + kVerdictDeadline);
-  }
-  context.TryCancel();
   const grpc::Status end = stream->Finish();
   if (!broken.ok()) return broken;
   if (parts_.inbox.interrupted()) return absl::OkStatus();

@@ -19,6 +19,7 @@
 #include "worker/inbox.h"
 #include "worker/link.h"
 #include "worker/model_store.h"
+#include "worker/step_stream.h"
 
 namespace tessera {
 
@@ -60,6 +61,8 @@ class Assignment {
   absl::Status Connect();
   absl::Status StartEngine();
   absl::Status ServeSteps();
+  // Until the stream ends, OK, or the engine can do no more.
+  absl::Status ComputeSteps(StepStream& steps);
   void SendReady();
   // Whether a failure is that of the group rather than of this rank.
   bool EndsGroupOnly(const absl::Status& status) const;

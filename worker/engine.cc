@@ -9,6 +9,7 @@
 #include "base/status.h"
 #include "models/weight_spec.h"
 #include "worker/probe.h"
+#include "worker/step_output.h"
 
 namespace tessera {
 namespace {
@@ -40,6 +41,7 @@ Engine::Engine(EngineOptions options, Ops& ops, ThreadPool* threads,
       weights_(std::move(weights)),
       comm_(std::move(comm)),
       sampler_(ops, *comm_, weights_->vocab_begin, options_.spec.vocab_size),
+      scorer_(ops, *comm_, weights_->vocab_begin),
       arrays_(std::move(arrays)),
       timer_(clock),
       last_end_(clock.Now()) {
@@ -124,22 +126,19 @@ absl::Status Engine::Compute(const StepPlan& plan, StepResult& result) {
     return comm_->Barrier(ctx_);
   }
   ApplyPlan(plan, options_.limits, sequences_, input_);
-  ForgetFinished(plan, sequences_);
   const std::vector<StepView>& views = arrays_.Upload(ctx_, input_);
   TESSERA_ASSIGN_OR_RETURN(TensorView logits, model_->Forward(ctx_, views, timer_));
   timer_.Enter(DeviceInterval::SAMPLE);
-  TESSERA_RETURN_IF_ERROR(sampler_.Sample(ctx_, sampled_, logits, input_.sampling));
+  TESSERA_RETURN_IF_ERROR(sampler_.Sample(ctx_, drawn_, logits, input_.sampling));
+  FillScoreRows(input_, drawn_, score_rows_);
+  TESSERA_RETURN_IF_ERROR(scorer_.Score(ctx_, scores_, logits, score_rows_));
   TESSERA_RETURN_IF_ERROR(ops_.Synchronize(ctx_));
   timer_.Leave();
 
-  result.mutable_num_sampled()->Resize(plan.sequence_size(), 0);
-  for (int64_t i = 0; i < input_.num_outputs(); ++i) {
-    // Sampler::kNoToken included: the coordinator ends that request and no other.
-    result.set_num_sampled(input_.output_row[i], 1);
-    result.add_sampled(sampled_[i]);
-  }
-  result.set_rows(plan.sequence_size());
-  result.set_tokens_computed(plan.tokens_size());
+  FillColumns(input_, drawn_, scores_, result);
+  KeepDraws(plan, input_, drawn_, sequences_);
+  // Only now: the draws point into their sequences.
+  ForgetFinished(plan, sequences_);
   return absl::OkStatus();
 }
 

@@ -21,6 +21,7 @@
 #include "worker/kv_cache.h"
 #include "worker/plan_check.h"
 #include "worker/sampler.h"
+#include "worker/scorer.h"
 #include "worker/step_input.h"
 #include "worker/step_timer.h"
 #include "worker/weights.h"
@@ -76,6 +77,7 @@ class Engine {
   std::unique_ptr<KvCache> kv_;
   std::unique_ptr<TextModel> model_;
   Sampler sampler_;
+  Scorer scorer_;
   Buffer workspace_;
   ExecContext ctx_;
 
@@ -83,7 +85,9 @@ class Engine {
   StepInput input_;
   StepTimer timer_;
   SequenceMap sequences_;
-  std::vector<int32_t> sampled_;
+  std::vector<int32_t> drawn_;  // one per entry of input_.sampling
+  std::vector<ScoreRow> score_rows_;
+  Scores scores_;
   uint64_t last_step_ = 0;
   absl::Time last_end_;
   absl::Time resident_measured_ = absl::InfinitePast();

@@ -13,6 +13,8 @@
 #include "kernels/ops.h"
 #include "tessera/cluster/v1/step.pb.h"
 #include "worker/plan_check.h"
+#include "worker/sampler.h"
+#include "worker/scorer.h"
 #include "worker/sequence_state.h"
 
 namespace tessera {
@@ -30,19 +32,29 @@ struct StepInput {
   std::vector<int32_t> query_begin;      // [R + 1]
   std::vector<int32_t> kv_length;        // [R]
   std::vector<BlockTable> block_tables;  // [KvGroup]
-  std::vector<int32_t> output_token;     // [outputs] index into T
-  std::vector<int32_t> output_row;       // [outputs] row of the plan
-  std::vector<SampleRow> sampling;  // [outputs] how to draw, position of the drawn token included
+  // Rows of logits: [L] index into T, ascending.
+  std::vector<int32_t> output_token;
+  // Draws in order of row and choice, position of the drawn token included. They point into the
+  // sequences, so that those must outlive their use.
+  std::vector<SampleRow> sampling;
+  std::vector<uint32_t> num_draws;          // [R]
+  std::vector<ScoreRow> prompt_scores;      // prompt tokens to score, in order of row and position
+  std::vector<uint32_t> num_prompt_scores;  // [R]
+  std::vector<uint32_t> sample_scores;      // [R] 0: samples are not scored, else 1 + alternatives
 
   int64_t num_rows() const { return static_cast<int64_t>(kv_length.size()); }
   int64_t num_tokens() const { return static_cast<int64_t>(tokens.size()); }
-  int64_t num_outputs() const { return static_cast<int64_t>(output_token.size()); }
 };
 
-// Brings `sequences` up to date with the plan (resets, new blocks, computed tokens) and fills
-// `input`. The plan must have passed CheckPlan with the same limits and sequences.
+// Brings `sequences` up to date with the plan (resets, new blocks, computed and carried tokens) and
+// fills `input`. The plan must have passed CheckPlan with the same limits and sequences.
 void ApplyPlan(const cluster::v1::StepPlan& plan, const StepLimits& limits, SequenceMap& sequences,
                StepInput& input);
+
+// Keeps what the rows drew, one token per entry of input.sampling, for the rows of the next plan
+// that carry it.
+void KeepDraws(const cluster::v1::StepPlan& plan, const StepInput& input,
+               const std::vector<int32_t>& drawn, SequenceMap& sequences);
 
 // Forgets the plan's finished sequences; ones that are not known are passed over.
 void ForgetFinished(const cluster::v1::StepPlan& plan, SequenceMap& sequences);

@@ -8,6 +8,7 @@
 #include <array>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 #include "base/check.h"
 #include "base/status.h"
@@ -27,7 +28,6 @@ struct Histogram {
 
 // The descending walk through one row's tokens, stopped at the token where the goal is met.
 struct Search {
-  bool active = false;
   bool by_mass = false;
   uint64_t goal = 0;  // tokens, or mass; at least 1
   // So far: what the tokens above everything with this prefix add up to.
@@ -78,84 +78,80 @@ int Search::Step(const Histogram& histogram, int digit) {
 // The rows of a step and the histograms of the digit that was fetched last.
 class CutFinder {
  public:
-  CutFinder(const ExecContext& ctx, Ops& ops, Communicator& comm, TensorView logits,
+  CutFinder(const ExecContext& ctx, Ops& ops, Communicator& comm, LogitRows rows,
             const std::vector<CutRow>& cuts)
       : ctx_(ctx),
         ops_(ops),
         comm_(comm),
-        logits_(logits),
+        rows_(std::move(rows)),
         cuts_(cuts),
         searches_(cuts.size()),
-        ties_kept_(cuts.size()) {
-    for (const CutRow& cut : cuts) {
-      maximum_.push_back(cut.maximum);
-      inv_temperature_.push_back(cut.inv_temperature);
-    }
-  }
+        ties_kept_(cuts.size()) {}
 
   // Both searches.
   absl::Status Run();
-  // Afterwards: the smallest logit that stays, and how many of those equal to it stay on this rank.
-  float threshold(size_t row) const { return LogitFromKey(searches_[row].prefix); }
-  int64_t ties_kept(size_t row) const { return ties_kept_[row]; }
+  // Afterwards.
+  Cut Found(size_t row) const { return {LogitFromKey(searches_[row].prefix), ties_kept_[row]}; }
 
  private:
   absl::Status Fetch(int digit);
   void StepAll(int digit);
+  absl::Status SearchBelow(int digit);
   int64_t TiesOfThisRank(uint64_t ties, size_t active_row, int bucket) const;
 
   const ExecContext& ctx_;
   Ops& ops_;
   Communicator& comm_;
-  const TensorView logits_;
+  const LogitRows rows_;
   const std::vector<CutRow>& cuts_;
-  std::vector<float> maximum_;
-  std::vector<float> inv_temperature_;
   std::vector<Search> searches_;
   std::vector<int64_t> ties_kept_;
-  // Active rows only, in order of row.
+  std::vector<size_t> active_;  // rows that still search, ascending
+  // Of the digit that was fetched last, kept for their capacity.
+  std::vector<uint32_t> count_;    // [active rows, buckets] of this shard
+  std::vector<uint64_t> mass_;     // likewise
+  std::vector<Histogram> mine_;    // [active rows], both
   std::vector<Histogram> shards_;  // [ranks, active rows]
   std::vector<Histogram> sums_;    // [active rows]
 };
 
 absl::Status CutFinder::Run() {
-  for (size_t r = 0; r < cuts_.size(); ++r) {
-    searches_[r].active = cuts_[r].top_k > 0 || cuts_[r].top_p < 1.0f;
-  }
+  active_.resize(cuts_.size());
+  std::iota(active_.begin(), active_.end(), size_t{0});
   TESSERA_RETURN_IF_ERROR(Fetch(kDigits - 1));
-  size_t active = 0;
-  std::vector<Histogram> top_digit;  // of the rows with both cuts
+  std::vector<size_t> both;  // rows with both cuts, and their first histograms
+  std::vector<Histogram> top_digit;
   for (size_t r = 0; r < cuts_.size(); ++r) {
     Search& search = searches_[r];
-    if (!search.active) continue;
-    const Histogram& sum = sums_[active++];
     if (cuts_[r].top_k > 0) {
       // Fewer than top_k where logits are NaN.
-      search.goal = std::min<uint64_t>(cuts_[r].top_k, Sum(sum.count));
+      search.goal = std::min<uint64_t>(cuts_[r].top_k, Sum(sums_[r].count));
     } else {
       search.by_mass = true;
-      search.goal = MassGoal(cuts_[r].top_p, Sum(sum.mass));
+      search.goal = MassGoal(cuts_[r].top_p, Sum(sums_[r].mass));
     }
-    if (cuts_[r].top_k > 0 && cuts_[r].top_p < 1.0f) top_digit.push_back(sum);
+    if (cuts_[r].top_k > 0 && cuts_[r].top_p < 1.0f) {
+      both.push_back(r);
+      top_digit.push_back(sums_[r]);
+    }
   }
   StepAll(kDigits - 1);
-  for (int digit = kDigits - 2; digit >= 0; --digit) {
-    TESSERA_RETURN_IF_ERROR(Fetch(digit));
-    StepAll(digit);
-  }
-  if (top_digit.empty()) return absl::OkStatus();
+  TESSERA_RETURN_IF_ERROR(SearchBelow(kDigits - 1));
+  if (both.empty()) return absl::OkStatus();
 
   // The mass that top-k left is known only now.
-  active = 0;
-  for (size_t r = 0; r < cuts_.size(); ++r) {
-    Search& search = searches_[r];
-    search.active = cuts_[r].top_k > 0 && cuts_[r].top_p < 1.0f;
-    if (!search.active) continue;
+  active_ = both;
+  for (size_t i = 0; i < both.size(); ++i) {
+    Search& search = searches_[both[i]];
     const uint64_t left = search.mass_above + search.ties * search.tie_mass;
-    search = Search{.active = true, .by_mass = true, .goal = MassGoal(cuts_[r].top_p, left)};
-    search.Step(top_digit[active++], kDigits - 1);
+    search = Search{.by_mass = true, .goal = MassGoal(cuts_[both[i]].top_p, left)};
+    search.Step(top_digit[i], kDigits - 1);
   }
-  for (int digit = kDigits - 2; digit >= 0; --digit) {
+  return SearchBelow(kDigits - 1);
+}
+
+absl::Status CutFinder::SearchBelow(int digit) {
+  while (--digit >= 0) {
     TESSERA_RETURN_IF_ERROR(Fetch(digit));
     StepAll(digit);
   }
@@ -164,29 +160,31 @@ absl::Status CutFinder::Run() {
 
 // One byte for all active rows: one Ops call, one collective.
 absl::Status CutFinder::Fetch(int digit) {
-  const size_t rows = cuts_.size();
-  std::vector<uint8_t> active(rows);
-  std::vector<uint32_t> prefix(rows);
-  for (size_t r = 0; r < rows; ++r) {
-    active[r] = searches_[r].active;
-    prefix[r] = searches_[r].prefix;
+  LogitRows rows = {.logits = rows_.logits, .vocab_begin = rows_.vocab_begin, .masks = rows_.masks};
+  std::vector<uint32_t> prefix;
+  std::vector<float> maximum;
+  std::vector<float> inv_temperature;
+  for (const size_t r : active_) {
+    rows.row.push_back(rows_.row[r]);
+    if (!rows_.mask.empty()) rows.mask.push_back(rows_.mask[r]);
+    prefix.push_back(searches_[r].prefix);
+    maximum.push_back(cuts_[r].maximum);
+    inv_temperature.push_back(cuts_[r].inv_temperature);
   }
-  std::vector<uint32_t> count(rows * kBuckets, 0);
-  std::vector<uint64_t> mass(rows * kBuckets, 0);
-  ops_.MassHistogram(ctx_, count, mass, logits_, active, prefix, digit, maximum_, inv_temperature_);
-  std::vector<Histogram> mine;
-  for (size_t r = 0; r < rows; ++r) {
-    if (!active[r]) continue;
-    mine.emplace_back();
-    std::copy_n(&mass[r * kBuckets], kBuckets, mine.back().mass.begin());
-    std::copy_n(&count[r * kBuckets], kBuckets, mine.back().count.begin());
+  const size_t n = active_.size();
+  count_.assign(n * kBuckets, 0);
+  mass_.assign(n * kBuckets, 0);
+  ops_.MassHistogram(ctx_, count_, mass_, rows, prefix, digit, maximum, inv_temperature);
+  mine_.resize(n);
+  for (size_t i = 0; i < n; ++i) {
+    std::copy_n(&mass_[i * kBuckets], kBuckets, mine_[i].mass.begin());
+    std::copy_n(&count_[i * kBuckets], kBuckets, mine_[i].count.begin());
   }
-  shards_.resize(mine.size() * comm_.size());
-  TESSERA_RETURN_IF_ERROR(
-      comm_.AllGatherHost(shards_.data(), mine.data(), mine.size() * sizeof(Histogram)));
-  sums_.assign(mine.size(), Histogram());
-  for (size_t i = 0; i < shards_.size(); ++i) {
-    Histogram& sum = sums_[i % mine.size()];
+  shards_.resize(n * comm_.size());
+  TESSERA_RETURN_IF_ERROR(comm_.AllGatherHost(shards_.data(), mine_.data(), n * sizeof(Histogram)));
+  sums_.assign(shards_.begin(), shards_.begin() + n);
+  for (size_t i = n; i < shards_.size(); ++i) {
+    Histogram& sum = sums_[i % n];
     for (int b = 0; b < kBuckets; ++b) {
       sum.mass[b] += shards_[i].mass[b];
       sum.count[b] += shards_[i].count[b];
@@ -196,12 +194,10 @@ absl::Status CutFinder::Fetch(int digit) {
 }
 
 void CutFinder::StepAll(int digit) {
-  size_t active = 0;
-  for (size_t r = 0; r < searches_.size(); ++r) {
-    if (!searches_[r].active) continue;
-    const int bucket = searches_[r].Step(sums_[active], digit);
-    if (digit == 0) ties_kept_[r] = TiesOfThisRank(searches_[r].ties, active, bucket);
-    ++active;
+  for (size_t i = 0; i < active_.size(); ++i) {
+    Search& search = searches_[active_[i]];
+    const int bucket = search.Step(sums_[i], digit);
+    if (digit == 0) ties_kept_[active_[i]] = TiesOfThisRank(search.ties, i, bucket);
   }
 }
 
@@ -216,17 +212,14 @@ int64_t CutFinder::TiesOfThisRank(uint64_t ties, size_t active_row, int bucket) 
 
 }  // namespace
 
-absl::Status FindCuts(const ExecContext& ctx, Ops& ops, Communicator& comm, TensorView logits,
-                      const std::vector<CutRow>& cuts, std::vector<DrawRow>& draws) {
-  const auto cuts_something = [](const CutRow& c) { return c.top_k > 0 || c.top_p < 1.0f; };
-  if (std::none_of(cuts.begin(), cuts.end(), cuts_something)) return absl::OkStatus();
-  CutFinder finder(ctx, ops, comm, logits, cuts);
+absl::Status FindCuts(const ExecContext& ctx, Ops& ops, Communicator& comm, LogitRows rows,
+                      const std::vector<CutRow>& cuts, std::vector<Cut>& found) {
+  TESSERA_CHECK(rows.row.size() == cuts.size()) << cuts.size() << " cuts";
+  found.clear();
+  if (cuts.empty()) return absl::OkStatus();
+  CutFinder finder(ctx, ops, comm, std::move(rows), cuts);
   TESSERA_RETURN_IF_ERROR(finder.Run());
-  for (size_t r = 0; r < cuts.size(); ++r) {
-    if (!cuts_something(cuts[r])) continue;
-    draws[r].threshold = finder.threshold(r);
-    draws[r].ties_kept = finder.ties_kept(r);
-  }
+  for (size_t r = 0; r < cuts.size(); ++r) found.push_back(finder.Found(r));
   return absl::OkStatus();
 }
 

@@ -18,7 +18,7 @@
 
 namespace tessera {
 
-// What to cut from one row. Defaults: nothing.
+// What to cut from one row: top-k, top-p or both.
 struct CutRow {
   uint32_t top_k = 0;    // 0: off
   float top_p = 1.0f;    // 1: off
@@ -26,10 +26,16 @@ struct CutRow {
   float inv_temperature = 1.0f;
 };
 
-// Sets threshold and ties_kept of `draws` for the rows that cut something. No collective when none
-// does.
-absl::Status FindCuts(const ExecContext& ctx, Ops& ops, Communicator& comm, TensorView logits,
-                      const std::vector<CutRow>& cuts, std::vector<DrawRow>& draws);
+// What stays: tokens above the threshold, and of those equal to it the first `ties_kept` on this
+// rank.
+struct Cut {
+  float threshold = 0.0f;
+  int64_t ties_kept = 0;
+};
+
+// found[r] becomes the cut of entry r of `rows`. No collective without entries.
+absl::Status FindCuts(const ExecContext& ctx, Ops& ops, Communicator& comm, LogitRows rows,
+                      const std::vector<CutRow>& cuts, std::vector<Cut>& found);
 
 }  // namespace tessera
 

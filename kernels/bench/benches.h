@@ -16,6 +16,7 @@ namespace tessera {
 void RegisterMatMul();
 void RegisterAttention();
 void RegisterRows();
+void RegisterSampling();
 
 // A backend with memory to work on, for one benchmark.
 class Bench {

@@ -9,6 +9,7 @@ int main(int argc, char** argv) {
   tessera::RegisterMatMul();
   tessera::RegisterAttention();
   tessera::RegisterRows();
+  tessera::RegisterSampling();
   benchmark::RunSpecifiedBenchmarks();
   benchmark::Shutdown();
   return 0;

@@ -58,14 +58,18 @@ class CpuOps final : public Ops {
   void CopyBlocks(const ExecContext&, const KvLayer& kv, const std::vector<int32_t>& from,
                   const std::vector<int32_t>& to) override;
 
-  void ArgMax(const ExecContext&, std::vector<Candidate>& best, TensorView logits,
-              int64_t vocab_begin) override;
+  void TopLogits(const ExecContext&, std::vector<Candidate>& best, const LogitRows& rows,
+                 int n) override;
   void MassHistogram(const ExecContext&, std::vector<uint32_t>& count, std::vector<uint64_t>& mass,
-                     TensorView logits, const std::vector<uint8_t>& active,
-                     const std::vector<uint32_t>& prefix, int digit, const std::vector<float>& max,
+                     const LogitRows& rows, const std::vector<uint32_t>& prefix, int digit,
+                     const std::vector<float>& max,
                      const std::vector<float>& inv_temperature) override;
-  void Draw(const ExecContext&, std::vector<Candidate>& best, TensorView logits,
-            int64_t vocab_begin, const std::vector<DrawRow>& rows) override;
+  void Draw(const ExecContext&, std::vector<Candidate>& best, const LogitRows& rows,
+            const std::vector<DrawRow>& draws) override;
+  void GatherLogits(const ExecContext&, std::vector<float>& values, TensorView logits,
+                    const std::vector<LogitPlace>& at) override;
+  void ScatterLogits(const ExecContext&, TensorView logits, const std::vector<LogitPlace>& at,
+                     const std::vector<float>& values) override;
 
  private:
   const KernelTable& kernels_;

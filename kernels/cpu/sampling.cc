@@ -1,7 +1,10 @@
-// The sampler's passes over one shard of the vocabulary. A row belongs to one thread. NaN logits
-// are passed over everywhere: they are never counted and never chosen.
+// The sampler's passes over one shard of the vocabulary. An entry belongs to one thread, which
+// reads its logits in batches. NaN logits are passed over everywhere: they are never counted and
+// never chosen.
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -15,21 +18,85 @@ namespace {
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
 // Logits worth handing to another thread.
 constexpr int64_t kGrain = 8 << 10;
-// Logits whose exponentials are taken together.
-constexpr int kBatch = 256;
+// Logits that are looked at together; a multiple of the bits of a mask's word.
+constexpr int64_t kBatch = 256;
 
-void CheckLogits(const TensorView& logits) {
-  TESSERA_CHECK(logits.rank == 2 && logits.dtype == DType::kFloat32)
-      << "logits of rank " << logits.rank << " " << DTypeName(logits.dtype);
+void CheckRows(const LogitRows& rows) {
+  TESSERA_CHECK(rows.logits.rank == 2 && rows.logits.dtype == DType::kFloat32)
+      << "logits of rank " << rows.logits.rank << " " << DTypeName(rows.logits.dtype);
+  for (const int32_t row : rows.row) {
+    TESSERA_CHECK(row >= 0 && row < rows.logits.dims[0]) << row << " of " << rows.logits.dims[0];
+  }
+  if (rows.mask.empty()) return;
+  TESSERA_CHECK(rows.mask.size() == rows.row.size() && rows.masks.dtype == DType::kInt32 &&
+                rows.masks.dims[1] == (rows.logits.dims[1] + 31) / 32)
+      << rows.mask.size() << " masks of " << rows.masks.dims[1] << " words";
+  for (const int32_t mask : rows.mask) {
+    TESSERA_CHECK(mask >= -1 && mask < rows.masks.dims[0]) << mask << " of " << rows.masks.dims[0];
+  }
 }
 
-// Rows [begin, end) of R.
+// The logits of one entry, batch by batch.
+class RowReader {
+ public:
+  RowReader(const LogitRows& rows, size_t entry)
+      : logits_(Row<const float>(rows.logits, rows.row[entry])), size_(rows.logits.dims[1]) {
+    if (!rows.mask.empty() && rows.mask[entry] >= 0) {
+      mask_ = Row<const uint32_t>(rows.masks, rows.mask[entry]);
+    }
+  }
+
+  // visit(begin, logits, n) for every batch, in order; n <= kBatch.
+  template <typename Visit>
+  void ForBatches(Visit visit) const {
+    float masked[kBatch];
+    for (int64_t begin = 0; begin < size_; begin += kBatch) {
+      const int64_t n = std::min(kBatch, size_ - begin);
+      const float* batch = logits_ + begin;
+      if (mask_ != nullptr) {
+        for (int64_t i = 0; i < n; ++i) {
+          masked[i] = (mask_[(begin + i) / 32] >> (i % 32)) & 1 ? batch[i] : kLowest;
+        }
+        batch = masked;
+      }
+      visit(begin, batch, n);
+    }
+  }
+
+ private:
+  const float* const logits_;
+  const int64_t size_;
+  const uint32_t* mask_ = nullptr;
+};
+
+// body(entry, reader) for every entry, shared out over the threads.
 template <typename Body>
-void ForRows(const ExecContext& context, const TensorView& logits, Body body) {
-  ParallelFor(context.threads, logits.dims[0], 1 + kGrain / (logits.dims[1] + 1),
-              [&](int64_t begin, int64_t end) {
-                for (int64_t row = begin; row < end; ++row) body(row);
+void ForEntries(const ExecContext& context, const LogitRows& rows, Body body) {
+  CheckRows(rows);
+  ParallelFor(context.threads, static_cast<int64_t>(rows.row.size()),
+              1 + kGrain / (rows.logits.dims[1] + 1), [&](int64_t begin, int64_t end) {
+                for (int64_t entry = begin; entry < end; ++entry) {
+                  body(static_cast<size_t>(entry), RowReader(rows, static_cast<size_t>(entry)));
+                }
               });
+}
+
+// Writes the n largest of a row to `best`, which holds n candidates without token.
+void FindTop(const KernelTable& kernels, const RowReader& row, int64_t vocab_begin, Candidate* best,
+             int n) {
+  row.ForBatches([&](int64_t begin, const float* x, int64_t size) {
+    Candidate& last = best[n - 1];
+    if (last.token >= 0 && !(kernels.max(x, size) > last.score)) return;
+    for (int64_t i = 0; i < size; ++i) {
+      // Among equals the one that came first stays.
+      if (!(x[i] > last.score || (last.token < 0 && x[i] == x[i]))) continue;
+      int place = n - 1;
+      for (; place > 0 && (best[place - 1].token < 0 || x[i] > best[place - 1].score); --place) {
+        best[place] = best[place - 1];
+      }
+      best[place] = {x[i], static_cast<int32_t>(vocab_begin + begin + i)};
+    }
+  });
 }
 
 // Adds a row's part to count [256] and mass [256].
@@ -52,32 +119,30 @@ class RowHistogram {
   void Flush() {
     float weight[kBatch];
     kernels_.exp_scaled(weight, batch_, filled_, max_, inv_temperature_);
-    for (int i = 0; i < filled_; ++i) {
+    for (int64_t i = 0; i < filled_; ++i) {
       const uint32_t byte = LogitKeyDigit(LogitKey(batch_[i]), digit_);
       ++count_[byte];
-      mass_[byte] += static_cast<uint64_t>(std::llrint(0x1p40 * weight[i]));
+      mass_[byte] += Mass(weight[i]);
     }
     filled_ = 0;
   }
 
  private:
+  // round(2^40 * weight), ties to even, for weights in [0, 2): a sum with 2^52 has no bits below
+  // one.
+  static uint64_t Mass(float weight) {
+    return std::bit_cast<uint64_t>(0x1p40 * weight + 0x1p52) & 0xfffffffffffffu;
+  }
+
   const KernelTable& kernels_;
   const float max_;
   const float inv_temperature_;
   const int digit_;
   uint32_t* const count_;
   uint64_t* const mass_;
-  int filled_ = 0;
+  int64_t filled_ = 0;
   float batch_[kBatch];
 };
-
-// Index of the first logit equal to `value`, -1 if there is none.
-int64_t FirstEqual(const float* logits, int64_t n, float value) {
-  for (int64_t i = 0; i < n; ++i) {
-    if (logits[i] == value) return i;
-  }
-  return -1;
-}
 
 // Gumbel-max over the tokens of one row in order of id. Tokens that cannot beat the best
 // score so far are passed over without their noise: since -log(u) >= 1 - u, the noise is at
@@ -85,58 +150,55 @@ int64_t FirstEqual(const float* logits, int64_t n, float value) {
 // and 1 - u is never below 2^-33.
 class RowDraw {
  public:
-  RowDraw(const KernelTable& kernels, const DrawRow& row, int64_t vocab_begin)
-      : kernels_(kernels), row_(row), vocab_begin_(vocab_begin) {}
+  RowDraw(const KernelTable& kernels, const DrawRow& draw, int64_t vocab_begin)
+      : kernels_(kernels), draw_(draw), vocab_begin_(vocab_begin) {}
 
-  Candidate Run(const float* logits, int64_t n) {
+  Candidate Run(const RowReader& row) {
+    if (draw_.threshold > std::numeric_limits<float>::max() && draw_.ties_kept == 0) return best_;
     // The largest logit first, so that the bound is tight from the start.
-    const float top = kernels_.max(logits, n);
-    const int64_t first = FirstEqual(logits, n, top);
-    const bool tie = top == row_.threshold && (row_.ties_kept > 0 || top == kLowest);
-    if (first < 0 || !(top > row_.threshold || tie)) return best_;
-    Offer(first, logits[first]);
-    for (int64_t i = 0; i < n; i += kBatch) {
-      RunBatch(logits, i, std::min<int64_t>(kBatch, n - i));
-    }
+    Candidate top{kLowest, -1};
+    FindTop(kernels_, row, vocab_begin_, &top, 1);
+    const bool tie = top.score == draw_.threshold && (draw_.ties_kept > 0 || top.score == kLowest);
+    if (top.token < 0 || !(top.score > draw_.threshold || tie)) return best_;
+    Offer(static_cast<uint32_t>(top.token), top.score);
+    row.ForBatches([&](int64_t begin, const float* x, int64_t n) { RunBatch(begin, x, n); });
     return best_;
   }
 
  private:
   static constexpr float kOneMinusUniformMin = 0x1p-33f;
 
-  void RunBatch(const float* logits, int64_t begin, int64_t n) {
+  void RunBatch(int64_t begin, const float* x, int64_t n) {
     // exp(s - b) in float32, enlarged by more than any rounding here and in the score.
     const double slack = 1e-3 + 1e-6 * std::fabs(best_.score);
-    const float bar = static_cast<float>((best_.score - slack) / row_.inv_temperature);
+    const float bar = static_cast<float>((best_.score - slack) / draw_.inv_temperature);
     float limit[kBatch];
-    kernels_.exp_scaled(limit, logits + begin, n, bar, row_.inv_temperature);
+    kernels_.exp_scaled(limit, x, n, bar, draw_.inv_temperature);
     for (int64_t i = 0; i < n; ++i) {
-      if (!Keeps(logits[begin + i]) || limit[i] < kOneMinusUniformMin) continue;
-      if (OneMinusUniform(Word(Token(begin + i))) > limit[i]) continue;
-      Offer(begin + i, logits[begin + i]);
+      if (!Keeps(x[i]) || limit[i] < kOneMinusUniformMin) continue;
+      const uint32_t token = static_cast<uint32_t>(vocab_begin_ + begin + i);
+      if (OneMinusUniform(Word(token)) > limit[i]) continue;
+      Offer(token, x[i]);
     }
   }
-
-  uint32_t Token(int64_t index) const { return static_cast<uint32_t>(vocab_begin_ + index); }
 
   uint32_t Word(uint32_t token) {
     if (group_ != token >> 2) {
       group_ = token >> 2;
-      words_ = GumbelWords(row_.seed, row_.position, row_.choice, group_);
+      words_ = GumbelWords(draw_.seed, draw_.position, draw_.choice, group_);
     }
     return words_[token & 3];
   }
 
   // To be asked once for every token, in order.
   bool Keeps(float logit) {
-    if (logit > row_.threshold) return true;
-    if (logit != row_.threshold) return false;
-    return logit == kLowest || ties_++ < row_.ties_kept;
+    if (logit > draw_.threshold) return true;
+    if (logit != draw_.threshold) return false;
+    return logit == kLowest || ties_++ < draw_.ties_kept;
   }
 
-  void Offer(int64_t index, float logit) {
-    const uint32_t token = Token(index);
-    const double scaled = static_cast<double>(logit) * row_.inv_temperature;
+  void Offer(uint32_t token, float logit) {
+    const double scaled = static_cast<double>(logit) * draw_.inv_temperature;
     const Candidate candidate{static_cast<float>(scaled + GumbelFromWord(Word(token))),
                               static_cast<int32_t>(token)};
     if (best_.token < 0 || candidate.score > best_.score ||
@@ -146,7 +208,7 @@ class RowDraw {
   }
 
   const KernelTable& kernels_;
-  const DrawRow& row_;
+  const DrawRow& draw_;
   const int64_t vocab_begin_;
   Candidate best_{kLowest, -1};
   int64_t ties_ = 0;
@@ -154,53 +216,71 @@ class RowDraw {
   PhiloxCounter words_{};
 };
 
+float& At(const TensorView& logits, const LogitPlace& place) {
+  TESSERA_CHECK(place.row >= 0 && place.row < logits.dims[0] && place.column >= 0 &&
+                place.column < logits.dims[1])
+      << "[" << place.row << ", " << place.column << "] of [" << logits.dims[0] << ", "
+      << logits.dims[1] << "]";
+  return Row<float>(logits, place.row)[place.column];
+}
+
 }  // namespace
 
-void CpuOps::ArgMax(const ExecContext& context, std::vector<Candidate>& best, TensorView logits,
-                    int64_t vocab_begin) {
-  CheckLogits(logits);
-  best.assign(logits.dims[0], Candidate{kLowest, -1});
-  ForRows(context, logits, [&](int64_t row) {
-    const float* x = Row<const float>(logits, row);
-    const int64_t first = FirstEqual(x, logits.dims[1], kernels_.max(x, logits.dims[1]));
-    if (first >= 0) best[row] = {x[first], static_cast<int32_t>(vocab_begin + first)};
+void CpuOps::TopLogits(const ExecContext& context, std::vector<Candidate>& best,
+                       const LogitRows& rows, int n) {
+  TESSERA_CHECK(n >= 1 && n <= kTopLogitsMax) << n;
+  best.assign(rows.row.size() * n, Candidate{kLowest, -1});
+  ForEntries(context, rows, [&](size_t entry, const RowReader& row) {
+    FindTop(kernels_, row, rows.vocab_begin, &best[entry * n], n);
   });
 }
 
 void CpuOps::MassHistogram(const ExecContext& context, std::vector<uint32_t>& count,
-                           std::vector<uint64_t>& mass, TensorView logits,
-                           const std::vector<uint8_t>& active, const std::vector<uint32_t>& prefix,
-                           int digit, const std::vector<float>& max,
+                           std::vector<uint64_t>& mass, const LogitRows& rows,
+                           const std::vector<uint32_t>& prefix, int digit,
+                           const std::vector<float>& max,
                            const std::vector<float>& inv_temperature) {
-  CheckLogits(logits);
-  const size_t rows = static_cast<size_t>(logits.dims[0]);
-  TESSERA_CHECK(active.size() == rows && prefix.size() == rows && max.size() == rows &&
-                inv_temperature.size() == rows && digit >= 0 && digit <= 3)
-      << rows << " rows, digit " << digit;
-  count.resize(rows * 256);
-  mass.resize(rows * 256);
-  ForRows(context, logits, [&](int64_t row) {
-    if (!active[row]) return;
-    const float* x = Row<const float>(logits, row);
-    RowHistogram histogram(kernels_, max[row], inv_temperature[row], digit, &count[row * 256],
-                           &mass[row * 256]);
-    for (int64_t i = 0; i < logits.dims[1]; ++i) {
-      if (x[i] == x[i] && LogitKeyMatches(LogitKey(x[i]), prefix[row], digit)) histogram.Add(x[i]);
-    }
+  const size_t entries = rows.row.size();
+  TESSERA_CHECK(prefix.size() == entries && max.size() == entries &&
+                inv_temperature.size() == entries && digit >= 0 && digit <= 3)
+      << entries << " entries, digit " << digit;
+  count.resize(entries * 256);
+  mass.resize(entries * 256);
+  ForEntries(context, rows, [&](size_t entry, const RowReader& row) {
+    RowHistogram histogram(kernels_, max[entry], inv_temperature[entry], digit, &count[entry * 256],
+                           &mass[entry * 256]);
+    row.ForBatches([&](int64_t, const float* x, int64_t n) {
+      for (int64_t i = 0; i < n; ++i) {
+        if (x[i] == x[i] && LogitKeyMatches(LogitKey(x[i]), prefix[entry], digit)) {
+          histogram.Add(x[i]);
+        }
+      }
+    });
     histogram.Flush();
   });
 }
 
-void CpuOps::Draw(const ExecContext& context, std::vector<Candidate>& best, TensorView logits,
-                  int64_t vocab_begin, const std::vector<DrawRow>& rows) {
-  CheckLogits(logits);
-  TESSERA_CHECK(rows.size() == static_cast<size_t>(logits.dims[0]))
-      << rows.size() << " draws for " << logits.dims[0] << " rows";
-  best.assign(rows.size(), Candidate{kLowest, -1});
-  ForRows(context, logits, [&](int64_t row) {
-    best[row] = RowDraw(kernels_, rows[row], vocab_begin)
-                    .Run(Row<const float>(logits, row), logits.dims[1]);
+void CpuOps::Draw(const ExecContext& context, std::vector<Candidate>& best, const LogitRows& rows,
+                  const std::vector<DrawRow>& draws) {
+  TESSERA_CHECK(draws.size() == rows.row.size())
+      << draws.size() << " draws for " << rows.row.size() << " entries";
+  best.assign(draws.size(), Candidate{kLowest, -1});
+  ForEntries(context, rows, [&](size_t entry, const RowReader& row) {
+    best[entry] = RowDraw(kernels_, draws[entry], rows.vocab_begin).Run(row);
   });
+}
+
+void CpuOps::GatherLogits(const ExecContext&, std::vector<float>& values, TensorView logits,
+                          const std::vector<LogitPlace>& at) {
+  values.clear();
+  for (const LogitPlace& place : at) values.push_back(At(logits, place));
+}
+
+void CpuOps::ScatterLogits(const ExecContext&, TensorView logits, const std::vector<LogitPlace>& at,
+                           const std::vector<float>& values) {
+  TESSERA_CHECK(values.size() == at.size())
+      << values.size() << " logits, " << at.size() << " places";
+  for (size_t i = 0; i < at.size(); ++i) At(logits, at[i]) = values[i];
 }
 
 }  // namespace tessera::cpu

@@ -280,7 +280,7 @@ void RunComposition(const Script& script, RankGroup& group, std::mt19937& random
   }
 }
 
-TEST(InvarianceTest, AnyBatchAnyChunksAnyTpGiveTheSameBits) {
+TEST(BatchInvarianceTest, AnyBatchAnyChunksAnyTpGiveTheSameBits) {
   const uint32_t seed = std::random_device()();
   std::cout << "seed " << seed << "\n";
   std::mt19937 random(seed);

@@ -12,12 +12,19 @@
 #include "models/checkpoint.h"
 #include "models/weight_spec.h"
 #include "worker/comm/loopback.h"
+#include "worker/sampler.h"
 
 namespace tessera {
 
 struct RankGroup::Rank {
   Rank(Ops& ops_in, std::unique_ptr<Communicator> comm_in, StepArrays arrays_in, const Clock& clock)
       : ops(ops_in), comm(std::move(comm_in)), arrays(std::move(arrays_in)), timer(clock) {}
+  void Forward(const StepInput& input) {
+    const auto computed = model->Forward(ctx, arrays.Upload(ctx, input), timer);
+    TESSERA_CHECK(computed.ok()) << computed.status();
+    view = *computed;
+    logits.assign(view.as<float>(), view.as<float>() + view.size());
+  }
   Ops& ops;
   std::unique_ptr<Communicator> comm;
   StepArrays arrays;
@@ -27,7 +34,10 @@ struct RankGroup::Rank {
   std::unique_ptr<TextModel> model;
   Buffer workspace;
   ExecContext ctx;
-  std::vector<float> logits;  // [outputs, Vs] of the last step
+  std::unique_ptr<Sampler> sampler;
+  TensorView view;            // [L, Vs] logits of the last step
+  std::vector<float> logits;  // the same, copied before anyone samples
+  std::vector<int32_t> drawn;
 };
 
 RankGroup::~RankGroup() = default;
@@ -76,6 +86,8 @@ absl::StatusOr<std::unique_ptr<RankGroup>> RankGroup::Load(const std::string& mo
                                                    .ops = r->ops,
                                                    .comm = *r->comm},
                                                   group->limits_));
+    r->sampler = std::make_unique<Sampler>(r->ops, *r->comm, r->weights->vocab_begin,
+                                           group->spec_.vocab_size);
     TESSERA_ASSIGN_OR_RETURN(r->workspace, r->ops.Allocate(r->model->workspace_bytes()));
     r->ctx.workspace =
         r->workspace.View(DType::kUInt8, {static_cast<int64_t>(r->model->workspace_bytes())});
@@ -119,30 +131,59 @@ std::vector<std::vector<std::vector<float>>> RankGroup::Step(const std::vector<R
   input_.output_token.resize(input_.tokens.size());
   std::iota(input_.output_token.begin(), input_.output_token.end(), 0);
 
-  std::vector<std::thread> threads;
-  for (const std::unique_ptr<Rank>& rank : ranks_) {
-    threads.emplace_back([this, r = rank.get()] {
-      const auto logits = r->model->Forward(r->ctx, r->arrays.Upload(r->ctx, input_), r->timer);
-      TESSERA_CHECK(logits.ok()) << logits.status();
-      r->logits.assign(logits->as<float>(), logits->as<float>() + logits->size());
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
+  OnEveryRank([this](Rank& rank) { rank.Forward(input_); });
 
   std::vector<std::vector<std::vector<float>>> result(rows.size());
   size_t token = 0;
   for (size_t i = 0; i < rows.size(); ++i) {
-    for (size_t j = 0; j < rows[i].tokens.size(); ++j, ++token) {
-      std::vector<float> logits;
-      for (const std::unique_ptr<Rank>& rank : ranks_) {
-        const int64_t n = rank->weights->vocab_count;
-        const auto begin = rank->logits.begin() + token * n;
-        logits.insert(logits.end(), begin, begin + n);
-      }
-      result[i].push_back(std::move(logits));
-    }
+    for (size_t j = 0; j < rows[i].tokens.size(); ++j) result[i].push_back(LogitsOf(token++));
   }
   return result;
+}
+
+absl::StatusOr<PlanOutcome> RankGroup::Execute(const cluster::v1::StepPlan& plan) {
+  TESSERA_RETURN_IF_ERROR(CheckPlan(plan, limits_, sequences_));
+  ApplyPlan(plan, limits_, sequences_, input_);
+  OnEveryRank([this, &plan](Rank& rank) {
+    for (const cluster::v1::BlockCopy& copy : plan.copies()) {
+      rank.kv->Copy(rank.ctx, static_cast<int>(copy.kv_group()),
+                    {static_cast<int32_t>(copy.from_block())},
+                    {static_cast<int32_t>(copy.to_block())});
+    }
+    rank.Forward(input_);
+    const absl::Status sampled =
+        rank.sampler->Sample(rank.ctx, rank.drawn, rank.view, input_.sampling);
+    TESSERA_CHECK(sampled.ok()) << sampled;
+  });
+  PlanOutcome outcome = {.logits = {}, .drawn = ranks_[0]->drawn};
+  for (const std::unique_ptr<Rank>& rank : ranks_) {
+    if (rank->drawn != outcome.drawn) return absl::InternalError("the ranks drew different tokens");
+  }
+  for (size_t row = 0; row < input_.output_token.size(); ++row) {
+    outcome.logits.push_back(LogitsOf(row));
+  }
+  KeepDraws(plan, input_, outcome.drawn, sequences_);
+  ForgetFinished(plan, sequences_);
+  return outcome;
+}
+
+void RankGroup::OnEveryRank(const std::function<void(Rank&)>& work) {
+  std::vector<std::thread> threads;
+  for (size_t rank = 1; rank < ranks_.size(); ++rank) {
+    threads.emplace_back([&work, r = ranks_[rank].get()] { work(*r); });
+  }
+  work(*ranks_[0]);
+  for (std::thread& thread : threads) thread.join();
+}
+
+std::vector<float> RankGroup::LogitsOf(size_t row) const {
+  std::vector<float> logits;
+  for (const std::unique_ptr<Rank>& rank : ranks_) {
+    const int64_t n = rank->weights->vocab_count;
+    const auto begin = rank->logits.begin() + row * n;
+    logits.insert(logits.end(), begin, begin + n);
+  }
+  return logits;
 }
 
 void RankGroup::Clear() {

@@ -1,5 +1,5 @@
-// A whole group inside a test: tp ranks as threads over loopback, each with its own shard, cache
-// and decoder. Takes rows of tokens, gives logits of every token over the whole vocabulary.
+// A whole group inside a test: tp ranks as threads over loopback, each with its own shard, cache,
+// decoder and sampler. Takes rows of tokens, or plans, and gives logits over the whole vocabulary.
 
 #ifndef TESSERA_TESTS_WORKER_RANK_GROUP_H_
 #define TESSERA_TESTS_WORKER_RANK_GROUP_H_
@@ -40,6 +40,12 @@ struct RowTokens {
   std::vector<int32_t> tokens;
 };
 
+// What came of a plan.
+struct PlanOutcome {
+  std::vector<std::vector<float>> logits;  // [L][V], see StepInput::output_token
+  std::vector<int32_t> drawn;              // one per entry of StepInput::sampling
+};
+
 class RankGroup {
  public:
   static absl::StatusOr<std::unique_ptr<RankGroup>> Load(const std::string& model_dir,
@@ -48,6 +54,11 @@ class RankGroup {
 
   // One step. result[i][j]: logits [V] after rows[i].tokens[j].
   std::vector<std::vector<std::vector<float>>> Step(const std::vector<RowTokens>& rows);
+  // One step as an engine does it, copies and draws included; or why the plan is refused.
+  absl::StatusOr<PlanOutcome> Execute(const cluster::v1::StepPlan& plan);
+  // Of the last step.
+  const StepInput& input() const { return input_; }
+  const StepLimits& limits() const { return limits_; }
   // Forgets every sequence; their blocks are free again.
   void Clear();
 
@@ -57,6 +68,10 @@ class RankGroup {
   struct Rank;
   RankGroup() = default;
   cluster::v1::StepPlan MakePlan(const std::vector<RowTokens>& rows);
+  // Each rank's part, on its own thread.
+  void OnEveryRank(const std::function<void(Rank&)>& work);
+  // The logits of every rank's shard of row `row`, put together.
+  std::vector<float> LogitsOf(size_t row) const;
 
   RealClock clock_;
   ModelSpec spec_;

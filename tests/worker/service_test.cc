@@ -6,7 +6,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <iostream>
 #include <thread>
 
 #include "absl/synchronization/notification.h"
@@ -212,6 +214,53 @@ TEST_F(ServiceTest, WholeLifeWithWeightsKept) {
   EXPECT_TRUE(coordinator_.Await(1, WorkerMessage::kLeaving).has_value());
   const absl::Status status = worker.Wait(absl::Seconds(5));
   EXPECT_TRUE(status.ok()) << status;
+}
+
+// Two plans on their way, the second made before anyone knows what the first draws: between them
+// the rank waits for nobody. A round trip to the coordinator would cost several times the bound.
+TEST_F(ServiceTest, APlanThatIsQueuedIsComputedAtOnce) {
+  RunningWorker worker(coordinator_.address(), model_.path(), "w0");
+  coordinator_.AwaitHello(1);
+  coordinator_.Send(1, Assign(1, 0, 1));
+  ASSERT_EQ(MakeReady(1, {1}).size(), 1u);
+  std::vector<uint64_t> gaps;  // ns
+  for (uint64_t step = 1; step < 60; step += 2) {
+    StepPlan first = Prompt(1, step);
+    first.mutable_tokens()->Resize(100, 7);
+    first.set_num_new_tokens(0, 100);
+    first.set_num_new_blocks(0, 7);
+    first.clear_block_ids();
+    for (uint32_t block = 0; block < 7; ++block) first.add_block_ids(block);
+    StepPlan second = Prompt(1, step + 1);
+    second.set_sequence(0, first.sequence(0));
+    second.set_num_new_tokens(0, 1);
+    second.set_start_position(0, 100);
+    second.set_token_source(0, cluster::v1::TOKENS_LAST_SAMPLED);
+    second.add_source_step(step);
+    second.add_source_row(0);
+    for (auto* column : {second.mutable_block_ids(), second.mutable_num_new_blocks()}) {
+      column->Clear();
+    }
+    second.add_num_new_blocks(0);
+    second.clear_tokens();
+    second.clear_resets();
+    second.add_finished_sequences(first.sequence(0));
+    coordinator_.SendPlan(1, first);
+    coordinator_.SendPlan(1, second);
+    for (uint64_t wanted : {step, step + 1}) {
+      const auto result = coordinator_.AwaitResult(1);
+      ASSERT_TRUE(result.has_value());
+      ASSERT_FALSE(result->has_error()) << result->error().message();
+      EXPECT_EQ(result->step(), wanted);
+      EXPECT_EQ(result->sampled_size(), 1);
+      if (wanted != step) gaps.push_back(result->idle_before_ns());
+    }
+  }
+  std::sort(gaps.begin(), gaps.end());
+  std::cout << "gap before a queued plan, ns: least " << gaps.front() << ", median "
+            << gaps[gaps.size() / 2] << ", most " << gaps.back() << "\n";
+  // The least of thirty: what the rank itself costs, whatever else this machine does.
+  EXPECT_LT(gaps.front(), 100'000u);
 }
 
 TEST_F(ServiceTest, AnotherModelUnderTheRootIsRefusedByName) {

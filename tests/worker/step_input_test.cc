@@ -1,15 +1,13 @@
-// Plans from the network: what is refused and how it is said, that a refused plan changes nothing,
-// and what an accepted one becomes.
+// What an accepted plan becomes: flat arrays, and sequences brought up to date.
 
 #include "worker/step_input.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <functional>
-#include <limits>
+#include <algorithm>
 
-#include "worker/plan_check.h"
+#include "tests/worker/step_plans.h"
 
 namespace tessera {
 namespace {
@@ -17,234 +15,6 @@ namespace {
 using cluster::v1::StepPlan;
 using testing::ElementsAre;
 using testing::HasSubstr;
-
-StepLimits Limits() {
-  return {.rows_max = 4,
-          .tokens_max = 8,
-          .context_max = 64,
-          .block_size = 4,
-          .vocab_size = 100,
-          .num_blocks = {10}};
-}
-
-void AddRow(StepPlan& plan, uint64_t sequence, uint32_t start, const std::vector<int32_t>& tokens,
-            const std::vector<uint32_t>& blocks, cluster::v1::OutputKind output) {
-  plan.add_sequence(sequence);
-  plan.add_num_new_tokens(tokens.size());
-  plan.add_start_position(start);
-  plan.add_output(output);
-  plan.add_num_choices(output == cluster::v1::OUTPUT_SAMPLE ? 1 : 0);
-  plan.add_token_source(cluster::v1::TOKENS_EXPLICIT);
-  for (int32_t token : tokens) plan.add_tokens(token);
-  plan.add_num_new_blocks(blocks.size());
-  for (uint32_t block : blocks) plan.add_block_ids(block);
-}
-
-cluster::v1::SequenceReset* AddReset(StepPlan& plan, uint32_t row) {
-  cluster::v1::SequenceReset* reset = plan.add_resets();
-  reset->set_row(row);
-  reset->mutable_sampling()->set_temperature(0.5f);
-  reset->mutable_sampling()->set_top_p(0.9f);
-  reset->mutable_sampling()->set_top_k(7);
-  reset->mutable_sampling()->set_seed(42);
-  return reset;
-}
-
-// Sequence 7 is known with 5 computed tokens in blocks 2, 3; sequence 8 is new with 3 tokens.
-SequenceMap KnownSequences() {
-  SequenceMap sequences;
-  sequences[7] = {.block_tables = {{2, 3}}, .num_computed = 5, .sampling = {}};
-  return sequences;
-}
-
-StepPlan GoodPlan() {
-  StepPlan plan;
-  AddRow(plan, 7, 5, {11}, {}, cluster::v1::OUTPUT_SAMPLE);
-  AddRow(plan, 8, 0, {21, 22, 23}, {9}, cluster::v1::OUTPUT_NONE);
-  AddReset(plan, 1);
-  return plan;
-}
-
-TEST(CheckPlanTest, AcceptsAGoodPlanAndAnEmptyOne) {
-  const SequenceMap sequences = KnownSequences();
-  EXPECT_TRUE(CheckPlan(GoodPlan(), Limits(), sequences).ok());
-  EXPECT_TRUE(CheckPlan(StepPlan(), Limits(), sequences).ok());
-}
-
-struct Refusal {
-  const char* name;
-  std::function<void(StepPlan&)> damage;
-  absl::StatusCode code;
-  const char* text;
-};
-
-std::vector<Refusal> Refusals() {
-  constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
-  using Plan = StepPlan;
-  const auto sampling = [](Plan& p) { return p.mutable_resets(0)->mutable_sampling(); };
-  return {
-      {"short_column", [](Plan& p) { p.mutable_start_position()->RemoveLast(); }, kInvalid,
-       "StepPlan.start_position has 1"},
-      {"long_column", [](Plan& p) { p.add_num_new_tokens(1); }, kInvalid, "num_new_tokens has 3"},
-      {"output_column", [](Plan& p) { p.mutable_output()->RemoveLast(); }, kInvalid,
-       "output has 1"},
-      {"choices_column", [](Plan& p) { p.add_num_choices(1); }, kInvalid, "num_choices has 3"},
-      {"source_column", [](Plan& p) { p.clear_token_source(); }, kInvalid, "token_source has 0"},
-      {"missing_token", [](Plan& p) { p.mutable_tokens()->RemoveLast(); }, kInvalid,
-       "tokens has 3"},
-      {"extra_token", [](Plan& p) { p.add_tokens(1); }, kInvalid, "tokens has 5"},
-      {"token_sum_overflows",
-       [](Plan& p) {
-         p.set_num_new_tokens(0, 0xffffffffu);
-         p.set_num_new_tokens(1, 5);
-       },
-       kInvalid, "tokens has 4"},
-      {"missing_block", [](Plan& p) { p.clear_block_ids(); }, kInvalid, "block_ids has 0"},
-      {"block_counts", [](Plan& p) { p.add_num_new_blocks(0); }, kInvalid, "num_new_blocks has 3"},
-      {"too_many_rows",
-       [](Plan& p) {
-         for (uint64_t i = 0; i < 3; ++i) AddRow(p, 100 + i, 0, {1}, {0}, cluster::v1::OUTPUT_NONE);
-       },
-       kInvalid, "rows_max is 4"},
-      {"too_many_tokens",
-       [](Plan& p) {
-         AddRow(p, 9, 0, {1, 2, 3, 4, 5}, {1, 2}, cluster::v1::OUTPUT_NONE);
-       },
-       kInvalid, "tokens_max is 8"},
-      {"no_tokens",
-       [](Plan& p) {
-         p.set_num_new_tokens(0, 0);
-         p.mutable_tokens()->RemoveLast();
-       },
-       kInvalid, "num_new_tokens[0] = 0"},
-      {"wrong_position", [](Plan& p) { p.set_start_position(0, 4); }, kInvalid,
-       "start_position[0] = 4, sequence 7 has 5"},
-      {"beyond_context", [](Plan& p) { p.set_start_position(1, 62); }, kInvalid,
-       "start_position[1] = 62, with 3 new tokens exceeds context_max 64"},
-      {"position_overflows", [](Plan& p) { p.set_start_position(1, 0xffffffffu); }, kInvalid,
-       "start_position[1]"},
-      {"duplicate_sequence", [](Plan& p) { p.set_sequence(1, 7); }, kInvalid, "sequence[1] = 7"},
-      {"unknown_sequence", [](Plan& p) { p.clear_resets(); }, kInvalid, "sequence[1] = 8, unknown"},
-      {"token_too_large", [](Plan& p) { p.set_tokens(2, 100); }, kInvalid, "tokens[2] = 100"},
-      {"token_negative", [](Plan& p) { p.set_tokens(0, -1); }, kInvalid, "tokens[0] = -1"},
-      {"block_outside_pool", [](Plan& p) { p.set_block_ids(0, 10); }, kInvalid,
-       "block_ids[0] = 10, of row 1; KvGroup 0 has 10 blocks"},
-      {"too_few_blocks",
-       [](Plan& p) {
-         p.set_num_new_blocks(1, 0);
-         p.clear_block_ids();
-       },
-       kInvalid, "num_new_blocks[1] = 0"},
-      {"table_beyond_context",
-       [](Plan& p) {
-         p.set_num_new_blocks(1, 17);
-         for (int i = 0; i < 16; ++i) p.add_block_ids(1);
-       },
-       kInvalid, "num_new_blocks[1] = 17"},
-      {"unknown_output", [](Plan& p) { p.set_output(0, static_cast<cluster::v1::OutputKind>(9)); },
-       kInvalid, "output[0] = 9"},
-      {"unknown_source",
-       [](Plan& p) { p.set_token_source(0, static_cast<cluster::v1::TokenSource>(9)); }, kInvalid,
-       "token_source[0] = 9"},
-      {"no_choice", [](Plan& p) { p.set_num_choices(0, 0); }, kInvalid, "num_choices[0] = 0"},
-      {"reset_of_no_row", [](Plan& p) { p.mutable_resets(0)->set_row(2); }, kInvalid,
-       "resets.row[0] = 2"},
-      {"two_resets", [](Plan& p) { AddReset(p, 1); }, kInvalid, "resets.row[1] = 1"},
-      {"temperature_negative", [=](Plan& p) { sampling(p)->set_temperature(-1); }, kInvalid,
-       "temperature[0] = -1"},
-      {"temperature_nan",
-       [=](Plan& p) { sampling(p)->set_temperature(std::numeric_limits<float>::quiet_NaN()); },
-       kInvalid, "temperature[0]"},
-      {"top_p_zero", [=](Plan& p) { sampling(p)->set_top_p(0); }, kInvalid, "top_p[0] = 0"},
-      {"top_p_large", [=](Plan& p) { sampling(p)->set_top_p(1.5f); }, kInvalid, "top_p[0] = 1.5"},
-      {"top_p_nan",
-       [=](Plan& p) { sampling(p)->set_top_p(std::numeric_limits<float>::quiet_NaN()); }, kInvalid,
-       "top_p[0]"},
-      {"prompt_too_long", [](Plan& p) { p.mutable_resets(0)->set_num_prompt_tokens(65); }, kInvalid,
-       "num_prompt_tokens[0] = 65"},
-      {"history_token", [](Plan& p) { p.mutable_resets(0)->add_history(100); }, kInvalid,
-       "resets.history[0] = token 100"},
-      {"copy_group", [](Plan& p) { p.add_copies()->set_kv_group(1); }, kInvalid,
-       "copies.kv_group[0] = 1"},
-      {"copy_block", [](Plan& p) { p.add_copies()->set_to_block(10); }, kInvalid,
-       "copies[0] = 0 -> 10"},
-      {"too_many_copies",
-       [](Plan& p) {
-         for (int i = 0; i < 11; ++i) p.add_copies();
-       },
-       kInvalid, "copies has 11"},
-  };
-}
-
-std::vector<Refusal> ReservedFields() {
-  constexpr auto kReserved = absl::StatusCode::kUnimplemented;
-  using Plan = StepPlan;
-  const auto sampling = [](Plan& p) { return p.mutable_resets(0)->mutable_sampling(); };
-  return {
-      {"micro_batch", [](Plan& p) { p.set_micro_batch(1); }, kReserved, "micro_batch"},
-      {"moves", [](Plan& p) { p.add_moves(); }, kReserved, "StepPlan.moves"},
-      {"source_step", [](Plan& p) { p.add_source_step(1); }, kReserved, "source_step"},
-      {"source_row", [](Plan& p) { p.add_source_row(1); }, kReserved, "source_row"},
-      {"mask_pending", [](Plan& p) { p.add_mask_pending(false); }, kReserved, "mask_pending"},
-      {"adapter", [](Plan& p) { p.add_adapter(0); }, kReserved, "adapter"},
-      {"embeds", [](Plan& p) { p.add_embeds(""); }, kReserved, "embeds"},
-      {"kv_shard", [](Plan& p) { p.add_kv_shard(0); }, kReserved, "kv_shard"},
-      {"drafts", [](Plan& p) { p.add_drafts(0); }, kReserved, "drafts"},
-      {"last_sampled", [](Plan& p) { p.set_token_source(0, cluster::v1::TOKENS_LAST_SAMPLED); },
-       kReserved, "TOKENS_LAST_SAMPLED"},
-      {"verify_drafts", [](Plan& p) { p.set_output(0, cluster::v1::OUTPUT_VERIFY_DRAFTS); },
-       kReserved, "OUTPUT_VERIFY_DRAFTS"},
-      {"pool", [](Plan& p) { p.set_output(0, cluster::v1::OUTPUT_POOL); }, kReserved,
-       "OUTPUT_POOL"},
-      {"choices", [](Plan& p) { p.set_num_choices(0, 2); }, kReserved, "num_choices > 1"},
-      {"min_p", [=](Plan& p) { sampling(p)->set_min_p(0.1f); }, kReserved, "min_p"},
-      {"presence", [=](Plan& p) { sampling(p)->set_presence_penalty(1); }, kReserved,
-       "presence_penalty"},
-      {"frequency", [=](Plan& p) { sampling(p)->set_frequency_penalty(1); }, kReserved,
-       "frequency_penalty"},
-      {"repetition", [=](Plan& p) { sampling(p)->set_repetition_penalty(1.1f); }, kReserved,
-       "repetition_penalty"},
-      {"bias", [=](Plan& p) { (*sampling(p)->mutable_logit_bias())[1] = 1; }, kReserved,
-       "logit_bias"},
-      {"allowed", [=](Plan& p) { sampling(p)->add_allowed_token_ids(1); }, kReserved,
-       "allowed_token_ids"},
-      {"banned", [=](Plan& p) { sampling(p)->add_banned_token_ids(1); }, kReserved,
-       "banned_token_ids"},
-      {"min_tokens", [=](Plan& p) { sampling(p)->set_min_tokens(1); }, kReserved, "min_tokens"},
-      {"top_logprobs", [=](Plan& p) { sampling(p)->set_top_logprobs(1); }, kReserved,
-       "top_logprobs"},
-      {"logprobs", [=](Plan& p) { sampling(p)->set_logprobs(true); }, kReserved, "logprobs"},
-  };
-}
-
-class RefusalTest : public testing::TestWithParam<Refusal> {};
-
-TEST_P(RefusalTest, SaysWhichColumnAndWhy) {
-  StepPlan plan = GoodPlan();
-  GetParam().damage(plan);
-  const absl::Status status = CheckPlan(plan, Limits(), KnownSequences());
-  EXPECT_EQ(status.code(), GetParam().code) << status;
-  EXPECT_THAT(std::string(status.message()), HasSubstr(GetParam().text));
-}
-
-INSTANTIATE_TEST_SUITE_P(Damaged, RefusalTest, testing::ValuesIn(Refusals()),
-                         [](const auto& info) { return info.param.name; });
-
-INSTANTIATE_TEST_SUITE_P(Reserved, RefusalTest, testing::ValuesIn(ReservedFields()),
-                         [](const auto& info) { return info.param.name; });
-
-TEST(CheckPlanTest, RefusesMoreSequencesThanItKeeps) {
-  SequenceMap sequences = KnownSequences();
-  for (uint64_t i = 0; sequences.size() < kSequencesMax; ++i) sequences.try_emplace(1000 + i);
-  const absl::Status status = CheckPlan(GoodPlan(), Limits(), sequences);
-  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
-}
-
-TEST(CheckPlanTest, GreedyRowNeedsNoTopP) {
-  StepPlan plan = GoodPlan();
-  plan.mutable_resets(0)->mutable_sampling()->Clear();
-  EXPECT_TRUE(CheckPlan(plan, Limits(), KnownSequences()).ok());
-}
 
 TEST(StepInputTest, FlattensRowsAndUpdatesSequences) {
   SequenceMap sequences = KnownSequences();
@@ -261,7 +31,7 @@ TEST(StepInputTest, FlattensRowsAndUpdatesSequences) {
   EXPECT_EQ(input.block_tables[0].width, 2);
   EXPECT_THAT(input.block_tables[0].entries, ElementsAre(2, 3, 9, 0, 1, 0));
   EXPECT_THAT(input.output_token, ElementsAre(0, 5));
-  EXPECT_THAT(input.output_row, ElementsAre(0, 2));
+  EXPECT_THAT(input.num_draws, ElementsAre(1, 0, 1));
   ASSERT_EQ(input.sampling.size(), 2u);
   EXPECT_EQ(input.sampling[0].position, 6u);
   EXPECT_EQ(input.sampling[0].temperature, 0.0f);
@@ -286,6 +56,147 @@ TEST(StepInputTest, ResetReplacesWhatWasKnown) {
   EXPECT_THAT(sequences.at(7).block_tables[0], ElementsAre(8));
   EXPECT_EQ(sequences.at(7).num_computed, 1);
   EXPECT_EQ(sequences.at(7).sampling.temperature, 0.5f);
+}
+
+TEST(StepInputTest, ARowCarriesWhatItsSequenceDrew) {
+  for (const int32_t drawn : {55, Sampler::kNoToken}) {
+    SequenceMap sequences = KnownDraws();
+    sequences[7].last_draw.token = drawn;
+    const StepPlan plan = CarryingPlan();
+    ASSERT_TRUE(CheckPlan(plan, Limits(), sequences).ok());
+    StepInput input;
+    ApplyPlan(plan, Limits(), sequences, input);
+    EXPECT_THAT(input.tokens, ElementsAre(std::max(drawn, 0), 21, 22, 23));
+    EXPECT_THAT(input.positions, ElementsAre(5, 0, 1, 2));
+    EXPECT_THAT(input.query_begin, ElementsAre(0, 1, 4));
+    ASSERT_EQ(input.sampling.size(), 1u);
+    EXPECT_EQ(input.sampling[0].position, 6u);
+
+    // What this step draws is there for the next.
+    KeepDraws(plan, input, {66}, sequences);
+    EXPECT_EQ(sequences.at(7).last_draw.step, 9u);
+    EXPECT_EQ(sequences.at(7).last_draw.row, 0u);
+    EXPECT_EQ(sequences.at(7).last_draw.token, 66);
+    EXPECT_EQ(sequences.at(8).last_draw.step, 0u);
+  }
+}
+
+// A sequence whose table changes by a copy is reset in the plan that carries its token.
+TEST(StepInputTest, AResetKeepsTheCarriedToken) {
+  SequenceMap sequences = KnownDraws();
+  StepPlan plan = CarryingPlan();
+  plan.add_resets()->set_row(0);
+  plan.mutable_resets(1)->mutable_sampling()->set_repetition_penalty(2);
+  plan.mutable_resets(1)->set_num_prompt_tokens(2);
+  for (int32_t token : {1, 2, 3, 4, 5}) plan.mutable_resets(1)->add_history(token);
+  plan.set_num_new_blocks(0, 2);
+  plan.clear_block_ids();
+  for (uint32_t block : {2, 6, 9}) plan.add_block_ids(block);
+  const absl::Status status = CheckPlan(plan, Limits(), sequences);
+  ASSERT_TRUE(status.ok()) << status;
+  StepInput input;
+  ApplyPlan(plan, Limits(), sequences, input);
+  EXPECT_EQ(input.tokens[0], 55);
+  EXPECT_THAT(sequences.at(7).history, ElementsAre(1, 2, 3, 4, 5, 55));
+  EXPECT_THAT(sequences.at(7).block_tables[0], ElementsAre(2, 6));
+  // A token contradicting what a history says of its place cannot be carried.
+  sequences = KnownDraws();
+  plan.mutable_resets(1)->add_history(6);
+  EXPECT_THAT(std::string(CheckPlan(plan, Limits(), sequences).message()),
+              HasSubstr("start_position[0] = 5, the history of sequence 7 has 6"));
+}
+
+TEST(StepInputTest, ChoicesShareTheirLogits) {
+  SequenceMap sequences = KnownSequences();
+  StepPlan plan = GoodPlan();
+  plan.set_output(1, cluster::v1::OUTPUT_SAMPLE);
+  plan.set_num_choices(1, 3);
+  plan.mutable_resets(0)->mutable_sampling()->add_banned_token_ids(3);
+  ASSERT_TRUE(CheckPlan(plan, Limits(), sequences).ok());
+  StepInput input;
+  ApplyPlan(plan, Limits(), sequences, input);
+  EXPECT_THAT(input.output_token, ElementsAre(0, 3));
+  EXPECT_THAT(input.num_draws, ElementsAre(1, 3));
+  ASSERT_EQ(input.sampling.size(), 4u);
+  for (uint32_t choice = 0; choice < 3; ++choice) {
+    const SampleRow& draw = input.sampling[1 + choice];
+    EXPECT_EQ(draw.logits_row, 1);
+    EXPECT_EQ(draw.choice, choice);
+    EXPECT_EQ(draw.position, 3u);
+    EXPECT_EQ(draw.seed, 42u);
+    EXPECT_EQ(draw.rules, sequences.at(8).rules.get());
+    EXPECT_NE(draw.rules, nullptr);
+  }
+  // Nobody may carry one of several.
+  KeepDraws(plan, input, {1, 2, 3, 4}, sequences);
+  EXPECT_EQ(sequences.at(7).last_draw.token, 1);
+  EXPECT_EQ(sequences.at(8).last_draw.step, 0u);
+}
+
+// 6 prompt tokens in chunks of 2 and 4; positions 1 to 5 are scored, each once, and the last
+// token is sampled after.
+TEST(StepInputTest, PromptTokensAreScoredByTheRowBeforeThem) {
+  SequenceMap sequences;
+  StepPlan first;
+  AddRow(first, 8, 0, {21, 22}, {9}, cluster::v1::OUTPUT_NONE);
+  cluster::v1::SequenceReset* reset = AddReset(first, 0);
+  reset->mutable_sampling()->set_prompt_logprobs(3);
+  reset->set_num_prompt_tokens(6);
+  for (int32_t token : {21, 22, 23, 24, 25, 26}) reset->add_history(token);
+  ASSERT_TRUE(CheckPlan(first, Limits(), sequences).ok());
+  StepInput input;
+  ApplyPlan(first, Limits(), sequences, input);
+  EXPECT_THAT(input.output_token, ElementsAre(0, 1));
+  ASSERT_EQ(input.prompt_scores.size(), 2u);
+  EXPECT_EQ(input.prompt_scores[0].token, 22);
+  EXPECT_EQ(input.prompt_scores[1].token, 23);
+  EXPECT_EQ(input.prompt_scores[1].logits_row, 1);
+  EXPECT_EQ(input.prompt_scores[1].top, 2u);
+  EXPECT_THAT(input.num_prompt_scores, ElementsAre(2));
+  EXPECT_THAT(input.sampling, testing::IsEmpty());
+
+  StepPlan second;
+  AddRow(second, 8, 2, {23, 24, 25, 26}, {7}, cluster::v1::OUTPUT_SAMPLE);
+  ASSERT_TRUE(CheckPlan(second, Limits(), sequences).ok());
+  ApplyPlan(second, Limits(), sequences, input);
+  EXPECT_THAT(input.output_token, ElementsAre(0, 1, 2, 3));
+  EXPECT_THAT(input.num_prompt_scores, ElementsAre(3));
+  EXPECT_EQ(input.prompt_scores[2].token, 26);
+  EXPECT_EQ(input.prompt_scores[2].logits_row, 2);
+  ASSERT_EQ(input.sampling.size(), 1u);
+  EXPECT_EQ(input.sampling[0].logits_row, 3);
+
+  // Behind the prompt nothing is scored any more.
+  StepPlan third;
+  AddRow(third, 8, 6, {31}, {}, cluster::v1::OUTPUT_SAMPLE);
+  ASSERT_TRUE(CheckPlan(third, Limits(), sequences).ok());
+  ApplyPlan(third, Limits(), sequences, input);
+  EXPECT_THAT(input.num_prompt_scores, ElementsAre(0));
+  EXPECT_THAT(input.output_token, ElementsAre(0));
+}
+
+TEST(StepInputTest, BlocksBehindAWindowMayBeMissing) {
+  StepLimits limits = Limits();
+  limits.windows = {6};
+  SequenceMap sequences;
+  StepPlan plan;
+  // Blocks of 4; a query at 13 sees 8 to 13, so blocks 0 and 1 (positions 0 to 7) are not seen.
+  AddRow(plan, 8, 13, {21}, {kNoBlock, kNoBlock, 5, 6}, cluster::v1::OUTPUT_SAMPLE);
+  AddReset(plan, 0);
+  const absl::Status status = CheckPlan(plan, limits, sequences);
+  ASSERT_TRUE(status.ok()) << status;
+  StepInput input;
+  ApplyPlan(plan, limits, sequences, input);
+  EXPECT_THAT(sequences.at(8).block_tables[0], ElementsAre(0, 0, 5, 6));
+
+  EXPECT_THAT(std::string(CheckPlan(plan, Limits(), {}).message()),
+              HasSubstr("a block may be missing only behind a window"));
+  plan.set_start_position(0, 12);  // sees 7
+  EXPECT_THAT(std::string(CheckPlan(plan, limits, {}).message()),
+              HasSubstr("block_ids[1] = 4294967295, of row 0"));
+  limits.windows = {0};
+  plan.set_start_position(0, 13);
+  EXPECT_FALSE(CheckPlan(plan, limits, {}).ok());
 }
 
 TEST(StepInputTest, ForgetsFinishedSequences) {

@@ -18,15 +18,23 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 class SamplingTest : public OpTest {};
 INSTANTIATE_TEST_SUITE_P(All, SamplingTest, testing::ValuesIn(Backends()), BackendName);
 
+// One entry per row of logits, without masks.
+LogitRows AllRows(const TensorView& logits, int64_t vocab_begin) {
+  LogitRows rows = {.logits = logits, .vocab_begin = vocab_begin};
+  for (int64_t r = 0; r < logits.dims[0]; ++r) rows.row.push_back(static_cast<int32_t>(r));
+  return rows;
+}
+
 std::vector<Candidate> ArgMax(Device& device, int64_t rows, const std::vector<float>& logits,
                               int64_t vocab_begin) {
   std::vector<Candidate> best;
   const int64_t n = static_cast<int64_t>(logits.size()) / rows;
-  device.ops().ArgMax(device.context(), best, device.Put(kF32, {rows, n}, logits), vocab_begin);
+  device.ops().TopLogits(device.context(), best,
+                         AllRows(device.Put(kF32, {rows, n}, logits), vocab_begin), 1);
   return best;
 }
 
-TEST_P(SamplingTest, ArgMaxTakesTheLowestOfEquals) {
+TEST_P(SamplingTest, TheLargestIsTheLowestOfEquals) {
   Device device(GetParam());
   for (int64_t n : {1, 5, 16, 17, 40}) {
     for (int64_t at = 0; at < n; ++at) {
@@ -45,6 +53,151 @@ TEST_P(SamplingTest, ArgMaxTakesTheLowestOfEquals) {
   EXPECT_EQ(ArgMax(device, 2, {kNan, kNan, 1.0f, 2.0f}, 0)[1].token, 1);
 }
 
+// One case of the table: a shard of logits, its first token, and a mask or none.
+struct ShardCase {
+  const char* name;
+  int64_t columns;
+  int64_t vocab_begin;
+  float step;  // logits are multiples of it: the larger, the more ties; 0: none
+  bool masked;
+  bool broken;  // holds NaN and infinities
+};
+
+const ShardCase kShards[] = {
+    {"one", 1, 0, 0.0f, false, false},
+    {"one_word", 32, 7, 1.0f, true, false},
+    {"odd", 33, 1000, 0.0f, true, false},
+    {"a_batch", 256, 0, 0.5f, false, true},
+    {"a_batch_and_one", 257, 3, 2.0f, true, true},
+    {"many", 1009, 131072, 0.0f, false, false},
+    {"many_ties", 1009, 5, 3.0f, true, true},
+};
+
+// A case's tensors: three rows of logits with a gap between them, two masks, and entries that read
+// them in another order than they lie, some twice.
+struct Shard {
+  Shard(Device& device, const ShardCase& shape, uint32_t seed) {
+    Numbers numbers(seed);
+    const int64_t n = shape.columns;
+    const int64_t stride = n + 3;
+    std::vector<float> padded(static_cast<size_t>(3 * stride), 1e9f);
+    std::vector<std::vector<float>> logits;
+    for (int64_t r = 0; r < 3; ++r) {
+      logits.push_back(numbers.Normal(n, 4.0f));
+      for (float& x : logits.back()) {
+        if (shape.step > 0) x = std::round(x / shape.step) * shape.step;
+        const int odd = shape.broken ? numbers.Below(40) : -1;
+        if (odd == 0) x = kNan;
+        if (odd == 1) x = -kInfinity;
+      }
+      if (shape.broken && r == 1) std::fill(logits[1].begin(), logits[1].end(), kNan);
+      std::copy(logits[r].begin(), logits[r].end(), padded.begin() + r * stride);
+    }
+    rows.logits = device.Put(kF32, {3, stride}, padded).Columns(0, n);
+    rows.vocab_begin = shape.vocab_begin;
+    rows.row = {2, 0, 2, 1, 0};
+    const int64_t words = (n + 31) / 32;
+    std::vector<int32_t> masks(static_cast<size_t>(2 * words));
+    for (int32_t& word : masks) word = static_cast<int32_t>(numbers.Below(1 << 30) * 5);
+    if (shape.masked) {
+      rows.masks = device.PutInts({2, words}, masks);
+      rows.mask = {-1, 1, 0, 0, -1};
+    }
+    for (size_t e = 0; e < rows.row.size(); ++e) {
+      seen.push_back(logits[rows.row[e]]);
+      if (!shape.masked || rows.mask[e] < 0) continue;
+      for (int64_t i = 0; i < n; ++i) {
+        const uint32_t word = static_cast<uint32_t>(masks[rows.mask[e] * words + i / 32]);
+        if ((word >> (i % 32) & 1) == 0) seen[e][i] = -kInfinity;
+      }
+    }
+  }
+
+  LogitRows rows;
+  std::vector<std::vector<float>> seen;  // what every entry should read
+};
+
+TEST_P(SamplingTest, TopLogitsEqualSorting) {
+  Device device(GetParam());
+  for (const ShardCase& shape : kShards) {
+    const Shard shard(device, shape, 65);
+    for (const int n : {1, 2, 7, kTopLogitsMax}) {
+      std::vector<Candidate> best;
+      device.ops().TopLogits(device.context(), best, shard.rows, n);
+      ASSERT_EQ(best.size(), shard.seen.size() * n);
+      for (size_t e = 0; e < shard.seen.size(); ++e) {
+        const std::vector<float>& x = shard.seen[e];
+        std::vector<int32_t> order;
+        for (size_t i = 0; i < x.size(); ++i) {
+          if (!std::isnan(x[i])) order.push_back(static_cast<int32_t>(i));
+        }
+        std::stable_sort(order.begin(), order.end(),
+                         [&](int32_t a, int32_t b) { return x[a] > x[b]; });
+        for (int i = 0; i < n; ++i) {
+          const bool exists = i < static_cast<int>(order.size());
+          const Candidate& got = best[e * n + i];
+          ASSERT_EQ(got.token, exists ? shape.vocab_begin + order[i] : -1)
+              << shape.name << " entry " << e << " place " << i << " of " << n;
+          ASSERT_EQ(got.score, exists ? x[order[i]] : -kInfinity);
+        }
+      }
+    }
+  }
+}
+
+// Every op reads an entry as if its logits stood alone with -inf where the mask says so.
+TEST_P(SamplingTest, EntriesReadTheirRowThroughTheirMask) {
+  Device device(GetParam());
+  for (const ShardCase& shape : kShards) {
+    const Shard shard(device, shape, 66);
+    const size_t entries = shard.seen.size();
+    std::vector<DrawRow> draws(entries, {.threshold = -3.0f, .ties_kept = 2, .seed = 5});
+    for (size_t e = 0; e < entries; ++e) draws[e].position = static_cast<uint32_t>(e);
+    std::vector<Candidate> drawn;
+    device.ops().Draw(device.context(), drawn, shard.rows, draws);
+    std::vector<uint32_t> count(entries * 256);
+    std::vector<uint64_t> mass(entries * 256);
+    const std::vector<float> max(entries, 30.0f), inv_temperature(entries, 0.5f);
+    device.ops().MassHistogram(device.context(), count, mass, shard.rows,
+                               std::vector<uint32_t>(entries, 0xc0000000u), 2, max,
+                               inv_temperature);
+    for (size_t e = 0; e < entries; ++e) {
+      const LogitRows alone =
+          AllRows(device.Put(kF32, {1, shape.columns}, shard.seen[e]), shape.vocab_begin);
+      std::vector<Candidate> want;
+      device.ops().Draw(device.context(), want, alone, {draws[e]});
+      EXPECT_EQ(drawn[e].token, want[0].token) << shape.name << " entry " << e;
+      EXPECT_EQ(drawn[e].score, want[0].score) << shape.name << " entry " << e;
+      std::vector<uint32_t> want_count(256);
+      std::vector<uint64_t> want_mass(256);
+      device.ops().MassHistogram(device.context(), want_count, want_mass, alone, {0xc0000000u}, 2,
+                                 {30.0f}, {0.5f});
+      for (int b = 0; b < 256; ++b) {
+        ASSERT_EQ(count[e * 256 + b], want_count[b]) << shape.name << " entry " << e;
+        ASSERT_EQ(mass[e * 256 + b], want_mass[b]) << shape.name << " entry " << e;
+      }
+    }
+  }
+}
+
+TEST_P(SamplingTest, GatheredAndScatteredLogitsAreThoseNamed) {
+  Device device(GetParam());
+  const TensorView whole = device.Output(kF32, {3, 5});
+  const std::vector<float> start = {0, 1, 2, 3, 4, 10, 11, 12, 13, 14, 20, 21, 22, 23, kNan};
+  device.ops().CopyToDevice(device.context(), whole.data, start.data(), start.size() * 4);
+  const TensorView logits = whole.Columns(1, 4);
+  std::vector<float> values = {99.0f};
+  device.ops().GatherLogits(device.context(), values, logits, {{2, 0}, {0, 3}, {2, 0}, {1, 1}});
+  EXPECT_EQ(values, (std::vector<float>{21, 4, 21, 12}));
+  device.ops().ScatterLogits(device.context(), logits, {{1, 0}, {2, 3}, {0, 2}},
+                             {-kInfinity, -0.0f, 7.0f});
+  EXPECT_EQ(device.Get(whole),
+            (std::vector<float>{0, 1, 2, 7, 4, 10, -kInfinity, 12, 13, 14, 20, 21, 22, 23, -0.0f}));
+  device.ops().GatherLogits(device.context(), values, logits, {});
+  EXPECT_TRUE(values.empty());
+  device.ops().ScatterLogits(device.context(), logits, {}, {});
+}
+
 // Largest threshold so that at least `k` tokens are at or above it, found digit by digit from
 // histograms summed over the shards, as a sampler would.
 float KthLogit(Device& device, const std::vector<float>& logits, int64_t shards, uint32_t k) {
@@ -58,8 +211,9 @@ float KthLogit(Device& device, const std::vector<float>& logits, int64_t shards,
       const std::vector<float> part(logits.begin() + n * s / shards,
                                     logits.begin() + n * (s + 1) / shards);
       const int64_t size = static_cast<int64_t>(part.size());
-      device.ops().MassHistogram(device.context(), count, mass, device.Put(kF32, {1, size}, part),
-                                 {1}, {prefix}, digit, {10.0f}, {1.0f});
+      device.ops().MassHistogram(device.context(), count, mass,
+                                 AllRows(device.Put(kF32, {1, size}, part), 0), {prefix}, digit,
+                                 {10.0f}, {1.0f});
     }
     int byte = 255;
     while (byte > 0 && above + count[byte] < k) above += count[byte--];
@@ -96,9 +250,9 @@ TEST_P(SamplingTest, HistogramMassIsTheSoftmax) {
     std::vector<uint64_t> mass(512, 0);
     auto two_rows = logits;
     two_rows.insert(two_rows.end(), logits.begin(), logits.end());
-    device.ops().MassHistogram(device.context(), count, mass, device.Put(kF32, {2, 700}, two_rows),
-                               {0, 1}, {0, 0}, 3, {20.0f, 20.0f}, {9.0f, inv_temperature});
-    EXPECT_EQ(std::accumulate(count.begin(), count.begin() + 256, 0u), 0u) << "inactive row";
+    device.ops().MassHistogram(device.context(), count, mass,
+                               AllRows(device.Put(kF32, {2, 700}, two_rows), 0), {0, 0}, 3,
+                               {20.0f, 20.0f}, {9.0f, inv_temperature});
     EXPECT_EQ(std::accumulate(count.begin() + 256, count.end(), 0u), 699u) << "all but the NaN";
     std::vector<double> want(256);
     for (float logit : logits) {
@@ -131,16 +285,11 @@ Candidate DrawPlainly(const std::vector<float>& logits, int64_t vocab_begin, con
 
 std::vector<Candidate> Draw(Device& device, const std::vector<float>& logits, int64_t vocab_begin,
                             const std::vector<DrawRow>& rows) {
-  std::vector<float> repeated;
-  for (size_t i = 0; i < rows.size(); ++i) {
-    repeated.insert(repeated.end(), logits.begin(), logits.end());
-  }
+  LogitRows entries = {.logits = device.Put(kF32, {1, static_cast<int64_t>(logits.size())}, logits),
+                       .vocab_begin = vocab_begin,
+                       .row = std::vector<int32_t>(rows.size(), 0)};
   std::vector<Candidate> best;
-  device.ops().Draw(
-      device.context(), best,
-      device.Put(kF32, {static_cast<int64_t>(rows.size()), static_cast<int64_t>(logits.size())},
-                 repeated),
-      vocab_begin, rows);
+  device.ops().Draw(device.context(), best, entries, rows);
   return best;
 }
 

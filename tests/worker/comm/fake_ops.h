@@ -1,4 +1,5 @@
-// Ops with the one method that communicators call. Everything else is a broken test.
+// Ops with the one method that communicators call. Everything else is a broken test, unless a test
+// of something else overrides it.
 
 #ifndef TESSERA_TESTS_WORKER_COMM_FAKE_OPS_H_
 #define TESSERA_TESTS_WORKER_COMM_FAKE_OPS_H_
@@ -12,7 +13,7 @@
 
 namespace tessera {
 
-class FakeOps final : public Ops {
+class FakeOps : public Ops {
  public:
   // residual += sum + bias; out = residual * weight * eps, so that every argument shows in the
   // result.
@@ -59,22 +60,30 @@ class FakeOps final : public Ops {
                   const std::vector<int32_t>&) override {
     Unused();
   }
-  void ArgMax(const ExecContext&, std::vector<Candidate>&, TensorView, int64_t) override {
+  void TopLogits(const ExecContext&, std::vector<Candidate>&, const LogitRows&, int) override {
     Unused();
   }
-  void MassHistogram(const ExecContext&, std::vector<uint32_t>&, std::vector<uint64_t>&, TensorView,
-                     const std::vector<uint8_t>&, const std::vector<uint32_t>&, int,
-                     const std::vector<float>&, const std::vector<float>&) override {
+  void MassHistogram(const ExecContext&, std::vector<uint32_t>&, std::vector<uint64_t>&,
+                     const LogitRows&, const std::vector<uint32_t>&, int, const std::vector<float>&,
+                     const std::vector<float>&) override {
     Unused();
   }
-  void Draw(const ExecContext&, std::vector<Candidate>&, TensorView, int64_t,
+  void Draw(const ExecContext&, std::vector<Candidate>&, const LogitRows&,
             const std::vector<DrawRow>&) override {
+    Unused();
+  }
+  void GatherLogits(const ExecContext&, std::vector<float>&, TensorView,
+                    const std::vector<LogitPlace>&) override {
+    Unused();
+  }
+  void ScatterLogits(const ExecContext&, TensorView, const std::vector<LogitPlace>&,
+                     const std::vector<float>&) override {
     Unused();
   }
 
  private:
   [[noreturn]] static void Unused() {
-    CheckFailure(__FILE__, __LINE__, "false").stream() << "communicators do not call this";
+    CheckFailure(__FILE__, __LINE__, "false").stream() << "nobody calls this here";
     std::abort();
   }
 };

@@ -1,6 +1,6 @@
-// The sampler against the sorting reference: many ties, every kind of row mixed, 1, 2 and 4 shards;
-// what it does with broken logits; how many collectives it needs; and that it draws what the
-// softmax says.
+// The sampler against the sorting reference: many ties, every kind of row and rule mixed, 1 to 8
+// shards; choices that share logits; what it does with broken logits; how many collectives it
+// needs.
 
 #include "worker/sampler.h"
 
@@ -11,90 +11,17 @@
 #include <array>
 #include <cmath>
 #include <iostream>
-#include <limits>
 #include <map>
-#include <memory>
 #include <random>
 #include <set>
-#include <thread>
 
-#include "counting_communicator.h"
+#include "ranks.h"
 #include "reference.h"
-#include "worker/comm/loopback.h"
 
 namespace tessera {
 namespace {
 
 constexpr uint32_t kSeed = 4711;
-constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-using Matrix = std::vector<std::vector<float>>;  // [R, V]
-
-struct Outcome {
-  std::vector<int32_t> tokens;
-  int gathers = 0;
-};
-
-// Samples over `shards` threads with uneven shards; all ranks must agree.
-Outcome SampleSharded(const Matrix& logits, const std::vector<SampleRow>& rows, int shards) {
-  std::vector<std::unique_ptr<Ops>> ops;
-  std::vector<Ops*> pointers;
-  for (int r = 0; r < shards; ++r) {
-    ops.push_back(std::move(NewCpuOps()).value());
-    pointers.push_back(ops.back().get());
-  }
-  auto comms = NewLoopback(pointers, absl::Seconds(20));
-  const int64_t vocab = logits.empty() ? 64 : static_cast<int64_t>(logits[0].size());
-  std::vector<Outcome> outcomes(shards);
-  std::vector<std::thread> threads;
-  for (int r = 0; r < shards; ++r) {
-    threads.emplace_back([&, r]() {
-      const int64_t begin = vocab * r / shards, end = vocab * (r + 1) / shards;
-      std::vector<float> shard;
-      for (const auto& row : logits)
-        shard.insert(shard.end(), row.begin() + begin, row.begin() + end);
-      CountingCommunicator comm(*comms[r]);
-      Sampler sampler(*ops[r], comm, begin, vocab);
-      const TensorView view(shard.data(), DType::kFloat32,
-                            {static_cast<int64_t>(rows.size()), end - begin});
-      const absl::Status status = sampler.Sample(ExecContext(), outcomes[r].tokens, view, rows);
-      EXPECT_TRUE(status.ok()) << status;
-      outcomes[r].gathers = comm.gathers();
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  for (const Outcome& outcome : outcomes) {
-    EXPECT_EQ(outcome.tokens, outcomes[0].tokens);
-    EXPECT_EQ(outcome.gathers, outcomes[0].gathers);
-  }
-  return outcomes[0];
-}
-
-// `step` > 0 rounds logits to multiples of it: the coarser, the more ties.
-std::vector<float> RandomLogits(std::mt19937& random, size_t vocab, float step) {
-  std::normal_distribution<float> normal(0.0f, 3.0f);
-  std::vector<float> logits(vocab);
-  for (float& x : logits) {
-    x = normal(random);
-    if (step > 0) x = std::round(x / step) * step;  // makes -0 too
-  }
-  return logits;
-}
-
-SampleRow RandomRow(std::mt19937& random, uint32_t position) {
-  SampleRow row;
-  const float temperatures[] = {0.0f, 0.3f, 0.7f, 1.0f, 1.8f};
-  const uint32_t top_ks[] = {0, 0, 1, 2, 5, 40, 100000};
-  const float top_ps[] = {1.0f, 1.0f, 0.0f, 0.1f, 0.5f, 0.9f, 0.999f};
-  row.temperature = temperatures[random() % 5];
-  row.top_k = top_ks[random() % 7];
-  row.top_p = top_ps[random() % 7];
-  row.seed = random();
-  row.position = position;
-  row.choice = random() % 3;
-  return row;
-}
 
 TEST(SamplerTest, EqualsTheSortingReferenceOnEveryShardCount) {
   std::cout << "seed " << kSeed << "\n";
@@ -107,12 +34,14 @@ TEST(SamplerTest, EqualsTheSortingReferenceOnEveryShardCount) {
       logits.push_back(RandomLogits(random, 1009, step));
       rows.push_back(RandomRow(random, r));
     }
-    for (const int shards : {1, 2, 4}) {
+    rows = EachItsOwn(rows);
+    for (const int shards : {1, 2, 4, 8}) {
       const Outcome outcome = SampleSharded(logits, rows, shards);
       for (size_t r = 0; r < rows.size(); ++r) {
         EXPECT_EQ(outcome.tokens[r], ReferenceSample(logits[r], rows[r]))
             << "round " << round << " row " << r << " shards " << shards << " temperature "
-            << rows[r].temperature << " top_k " << rows[r].top_k << " top_p " << rows[r].top_p;
+            << rows[r].temperature << " top_k " << rows[r].top_k << " top_p " << rows[r].top_p
+            << " min_p " << rows[r].min_p;
       }
     }
   }
@@ -138,9 +67,8 @@ TEST(SamplerTest, CutsExactlyThroughTies) {
       row.position = i;
       rows.push_back(row);
     }
-    const Matrix logits(rows.size(), flat);
-    for (const int shards : {1, 2, 4}) {
-      const std::vector<int32_t> tokens = SampleSharded(logits, rows, shards).tokens;
+    for (const int shards : {1, 2, 4, 8}) {
+      const std::vector<int32_t> tokens = SampleSharded({flat}, rows, shards).tokens;
       std::map<int32_t, int> seen;
       for (const int32_t token : tokens) ++seen[token];
       std::vector<int32_t> drawn;
@@ -155,13 +83,112 @@ TEST(SamplerTest, ARowDoesNotDependOnItsNeighbours) {
   std::mt19937 random(kSeed + 1);
   Matrix logits;
   std::vector<SampleRow> rows;
+  std::vector<TokenRules> rules;
+  rules.reserve(24);
   for (uint32_t r = 0; r < 24; ++r) {
     logits.push_back(RandomLogits(random, 257, 0.5f));
     rows.push_back(RandomRow(random, r));
+    rules.push_back(RulesOf(RandomRules(random, 257)));
+    if (r % 3 > 0) rows.back().rules = &rules.back();
   }
-  const std::vector<int32_t> together = SampleSharded(logits, rows, 2).tokens;
+  const std::vector<int32_t> together = SampleSharded(logits, EachItsOwn(rows), 2).tokens;
   for (size_t r = 0; r < rows.size(); ++r) {
     EXPECT_EQ(SampleSharded({logits[r]}, {rows[r]}, 2).tokens[0], together[r]) << r;
+  }
+}
+
+TEST(SamplerTest, RulesAreAppliedOnEveryShardCount) {
+  std::cout << "seed " << kSeed + 8 << "\n";
+  std::mt19937 random(kSeed + 8);
+  int changed = 0;
+  for (int round = 0; round < 10 * TestScale(); ++round) {
+    Matrix logits;
+    std::vector<SampleRow> rows;
+    std::vector<TokenRules> rules;
+    std::vector<int32_t> expected;
+    rules.reserve(30);
+    for (uint32_t r = 0; r < 30; ++r) {
+      logits.push_back(RandomLogits(random, 203, round % 2 == 0 ? 0.0f : 0.5f));
+      rows.push_back(RandomRow(random, r));
+      const RuleCase c = RandomRules(random, 203);
+      rules.push_back(RulesOf(c));
+      rows.back().rules = &rules.back();
+      expected.push_back(ReferenceSample(ReferenceRules(logits[r], c), rows[r]));
+      changed += expected.back() != ReferenceSample(logits[r], rows[r]);
+    }
+    for (const int shards : {1, 2, 4, 8}) {
+      EXPECT_EQ(SampleSharded(logits, EachItsOwn(rows), shards).tokens, expected)
+          << "round " << round << " shards " << shards;
+    }
+  }
+  EXPECT_GT(changed, 100) << "the rules do not show in the tokens";
+}
+
+// Choices share a row of logits: as if each had its own copy, with or without rules of its own.
+TEST(SamplerTest, ChoicesDrawFromOneRowOfLogits) {
+  std::cout << "seed " << kSeed + 9 << "\n";
+  std::mt19937 random(kSeed + 9);
+  constexpr int kLogits = 7;
+  Matrix logits;
+  std::vector<RuleCase> cases;
+  std::vector<TokenRules> rules;
+  for (int i = 0; i < kLogits; ++i) {
+    logits.push_back(RandomLogits(random, 130, 0.5f));
+    cases.push_back(RandomRules(random, 130));
+    rules.push_back(RulesOf(cases.back()));
+  }
+  std::vector<SampleRow> rows;
+  std::vector<int32_t> expected;
+  for (uint32_t r = 0; r < 120; ++r) {
+    SampleRow row = RandomRow(random, r);
+    // Runs of choices that differ in nothing else, and strangers between them.
+    if (r % 4 != 0) row = rows.back();
+    row.choice = r;
+    if (r % 4 == 0) row.logits_row = static_cast<int32_t>(random() % kLogits);
+    const uint32_t ruled = random() % 8;
+    row.rules = ruled < kLogits ? &rules[ruled] : nullptr;
+    rows.push_back(row);
+    const std::vector<float>& raw = logits[row.logits_row];
+    expected.push_back(
+        ReferenceSample(row.rules == nullptr ? raw : ReferenceRules(raw, cases[ruled]), row));
+  }
+  for (const int shards : {1, 2, 8}) {
+    EXPECT_EQ(SampleSharded(logits, rows, shards).tokens, expected) << shards;
+  }
+}
+
+TEST(SamplerTest, AllowedListsBeyondOnePassAreKept) {
+  std::mt19937 random(kSeed + 10);
+  constexpr int kRows = 2 * Sampler::kMasksMax + 3;
+  Matrix logits;
+  std::vector<SampleRow> rows;
+  std::vector<TokenRules> rules;
+  for (int i = 0; i < kRows; ++i) {
+    logits.push_back(RandomLogits(random, 70, 0.0f));
+    rules.push_back(TokenRules({.allowed = {(i * 7) % 70}}));
+  }
+  for (int i = 0; i < kRows; ++i) {
+    rows.push_back({.temperature = i % 2 == 0 ? 0.0f : 1.0f, .rules = &rules[i]});
+  }
+  const Outcome outcome = SampleSharded(logits, EachItsOwn(rows), 2);
+  for (int i = 0; i < kRows; ++i) EXPECT_EQ(outcome.tokens[i], (i * 7) % 70);
+  EXPECT_EQ(outcome.gathers, 3 * 2);
+}
+
+TEST(SamplerTest, WhereAllIsBannedThereIsNoToken) {
+  std::vector<int32_t> all(64);
+  for (int32_t i = 0; i < 64; ++i) all[i] = i;
+  std::mt19937 random(kSeed + 11);
+  const std::vector<float> logits = RandomLogits(random, 64, 0.0f);
+  const TokenRules banned({.banned = all});
+  const TokenRules contradiction({.allowed = {5}, .banned = {5}});
+  for (const TokenRules* rules : {&banned, &contradiction}) {
+    for (SampleRow row :
+         {SampleRow{}, SampleRow{.temperature = 1.0f},
+          SampleRow{.temperature = 1.0f, .top_k = 5, .top_p = 0.5f, .min_p = 0.1f}}) {
+      row.rules = rules;
+      EXPECT_EQ(SampleSharded({logits}, {row}, 2).tokens[0], Sampler::kNoToken);
+    }
   }
 }
 
@@ -173,7 +200,7 @@ TEST(SamplerTest, NoDrawWithoutItsOwnSeedPositionAndChoice) {
   rows[1].seed = 1ull << 40 | 1;
   rows[2].position = 2;
   rows[3].choice = 1;
-  const std::vector<int32_t> tokens = SampleSharded(Matrix(4, logits), rows, 1).tokens;
+  const std::vector<int32_t> tokens = SampleSharded({logits}, rows, 1).tokens;
   EXPECT_THAT(std::set<int32_t>(tokens.begin(), tokens.end()), testing::SizeIs(4));
 }
 
@@ -193,7 +220,7 @@ TEST(SamplerTest, BrokenRowsAreMarkedAndTheOthersAreGood) {
   const std::vector<float> nan(64, kNaN), minus(64, -kInfinity);
   for (const SampleRow& row : {greedy, drawn, cut}) {
     const Matrix logits = {good, nan, half, minus, few, infinite, good};
-    const std::vector<SampleRow> rows(logits.size(), row);
+    const std::vector<SampleRow> rows = EachItsOwn(std::vector<SampleRow>(logits.size(), row));
     for (const int shards : {1, 2}) {
       const std::vector<int32_t> tokens = SampleSharded(logits, rows, shards).tokens;
       for (size_t r = 0; r < logits.size(); ++r) {
@@ -216,6 +243,11 @@ TEST(SamplerTest, OddParametersAreHarmless) {
   EXPECT_EQ(sample({.temperature = 1e-30f}), best);
   EXPECT_EQ(sample({.temperature = 1.0f, .top_p = -1.0f}), best);
   EXPECT_EQ(sample({.temperature = 1.0f, .top_k = 1}), best);
+  EXPECT_EQ(sample({.temperature = 1.0f, .min_p = 1.0f}), best);
+  EXPECT_EQ(sample({.temperature = 1.0f, .min_p = kInfinity}), best);
+  const SampleRow plain{.temperature = 1.0f, .seed = 9};
+  EXPECT_EQ(sample({.temperature = 1.0f, .min_p = kNaN, .seed = 9}), sample(plain));
+  EXPECT_EQ(sample({.temperature = 1.0f, .min_p = -1.0f, .seed = 9}), sample(plain));
   EXPECT_GE(sample({.temperature = 1e30f, .top_k = 0xffffffffu, .top_p = kNaN}), 0);
 }
 
@@ -227,48 +259,17 @@ TEST(SamplerTest, CollectivesAreAsFewAsTheRowsNeed) {
   const SampleRow top_k{.temperature = 1.0f, .top_k = 5};
   const SampleRow top_p{.temperature = 1.0f, .top_p = 0.5f};
   const SampleRow both{.temperature = 1.0f, .top_k = 5, .top_p = 0.5f};
+  const SampleRow min_p{.temperature = 1.0f, .min_p = 0.1f};
   const auto gathers = [&](const std::vector<SampleRow>& rows) {
-    return SampleSharded(Matrix(rows.size(), logits), rows, 2).gathers;
+    return SampleSharded(Matrix(rows.size(), logits), EachItsOwn(rows), 2).gathers;
   };
   EXPECT_EQ(gathers({}), 0);
   EXPECT_EQ(gathers({greedy, greedy}), 1);
   EXPECT_EQ(gathers({drawn, drawn}), 1);
   EXPECT_EQ(gathers({greedy, drawn}), 2);
+  EXPECT_EQ(gathers({min_p, drawn}), 2);
   EXPECT_EQ(gathers({top_k, top_p, greedy}), 6);
   EXPECT_EQ(gathers({both, top_p, drawn, greedy}), 9);
-}
-
-// Chi-square of 20000 draws against the softmax of what the cut left.
-TEST(SamplerTest, DrawsFollowTheDistribution) {
-  std::cout << "seed " << kSeed << "\n";
-  std::mt19937 random(kSeed + 6);
-  const std::vector<float> logits = RandomLogits(random, 30, 0.5f);
-  for (SampleRow row :
-       {SampleRow{.temperature = 2.0f, .seed = kSeed},
-        SampleRow{.temperature = 2.5f, .top_k = 12, .top_p = 0.9f, .seed = kSeed}}) {
-    const std::vector<int32_t> kept = ReferenceCut(logits, row);
-    std::map<int32_t, double> expected;
-    double total = 0;
-    constexpr int kDraws = 20000;
-    for (const int32_t id : kept) total += expected[id] = std::exp(logits[id] / row.temperature);
-    std::map<int32_t, int> seen;
-    for (int batch = 0; batch < kDraws / 500; ++batch) {
-      std::vector<SampleRow> rows;
-      for (int i = 0; i < 500; ++i, ++row.position) rows.push_back(row);
-      for (const int32_t token : SampleSharded(Matrix(500, logits), rows, 2).tokens) ++seen[token];
-    }
-    double chi_square = 0;
-    for (auto& [id, share] : expected) {
-      share *= kDraws / total;
-      chi_square += (seen[id] - share) * (seen[id] - share) / share;
-      EXPECT_GT(share, 5.0) << "the test needs more draws";
-    }
-    EXPECT_EQ(seen.size(), expected.size());
-    // Mean k - 1, standard deviation sqrt(2 (k - 1)); six of them.
-    const double freedom = static_cast<double>(expected.size()) - 1;
-    EXPECT_LT(chi_square, freedom + 6 * std::sqrt(2 * freedom));
-    EXPECT_GT(chi_square, freedom - 6 * std::sqrt(2 * freedom));
-  }
 }
 
 }  // namespace

@@ -1,0 +1,303 @@
+// A scheduler in small, with chance in the place of policy.
+
+#include "tests/worker/invariance_composition.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/status.h"
+#include "worker/plan_check.h"
+
+namespace tessera {
+namespace {
+
+using cluster::v1::SequenceReset;
+using cluster::v1::StepPlan;
+
+constexpr int kRequestsMax = 4;
+constexpr int64_t kStepsMax = 2000;
+
+}  // namespace
+
+Composition::Composition(const std::vector<ScriptedRequest>& script, RankGroup& group,
+                         uint64_t seed, PlantedFault fault, CompositionCounts& counts)
+    : script_(script), group_(group), fault_(fault), counts_(counts), random_(seed) {
+  references_.assign(group.limits().num_blocks[0], 0);
+  const int count = 1 + static_cast<int>(random_() % kRequestsMax);
+  for (int i = 0; i < count; ++i) {
+    Sequence sequence;
+    sequence.request = static_cast<int>(random_() % script.size());
+    sequence.known = script[sequence.request].num_prompt_tokens;
+    waiting_.push_back(std::move(sequence));
+  }
+}
+
+const ScriptedChoice& Composition::ChoiceOf(const Sequence& sequence) const {
+  return script_[sequence.request].choices[sequence.choice];
+}
+
+absl::Status Composition::Run() {
+  group_.Clear();
+  for (uint64_t step = 1; !live_.empty() || !waiting_.empty(); ++step) {
+    if (step > kStepsMax) return absl::DeadlineExceededError("the composition does not end");
+    plan_.Clear();
+    rows_.clear();
+    plan_.set_step(step);
+    if (!live_.empty() && Chance(12)) Preempt(random_() % live_.size());
+    while (!waiting_.empty() && (live_.empty() || Chance(2))) Admit();
+    PlanRows();
+    if (rows_.empty()) {
+      // The one that was asked last does not fit.
+      Preempt(random_() % live_.size());
+      continue;
+    }
+    for (uint64_t id : std::exchange(finished_, {})) plan_.add_finished_sequences(id);
+    ++counts_.steps;
+    const absl::StatusOr<PlanOutcome> outcome = group_.Execute(plan_);
+    if (!outcome.ok()) return outcome.status();
+    TESSERA_RETURN_IF_ERROR(Compare(*outcome));
+    Advance();
+  }
+  return absl::OkStatus();
+}
+
+void Composition::Preempt(size_t live) {
+  ++counts_.preemptions;
+  Sequence sequence = std::move(live_[live]);
+  live_.erase(live_.begin() + static_cast<int64_t>(live));
+  for (uint32_t block : sequence.table) Release(block);
+  finished_.push_back(sequence.id);
+  sequence.table.clear();
+  waiting_.push_back(std::move(sequence));
+}
+
+void Composition::Admit() {
+  Sequence sequence = std::move(waiting_.front());
+  waiting_.pop_front();
+  const int64_t block_size = group_.limits().block_size;
+  const std::vector<int32_t>& text = ChoiceOf(sequence).text;
+  sequence.id = next_id_++;
+  sequence.fresh = true;
+  sequence.draw_step = 0;
+  // At least one token is computed. Sometimes less than there is is taken.
+  const bool scores = script_[sequence.request].sampling.prompt_logprobs() > 0;
+  for (int64_t end = block_size; end < sequence.known && !scores && !Chance(8); end += block_size) {
+    const auto found = cache_.find({text.begin(), text.begin() + end});
+    if (found == cache_.end()) break;
+    uint32_t block = found->second;
+    if (fault_ == PlantedFault::kStaleHit && Chance(2)) {
+      block = static_cast<uint32_t>((block + 1) % references_.size());
+      ++counts_.faults;
+    }
+    ++references_[block];
+    sequence.table.push_back(block);
+    ++counts_.hits;
+  }
+  sequence.computed = static_cast<int64_t>(sequence.table.size()) * block_size;
+  const bool room = std::count(references_.begin(), references_.end(), 0) > 0;
+  if (fault_ == PlantedFault::kHitTooLong && room && sequence.computed + 1 < sequence.known) {
+    ++sequence.computed;
+    sequence.table.push_back(Allocate());
+    ++counts_.faults;
+  }
+  live_.push_back(std::move(sequence));
+}
+
+void Composition::PlanRows() {
+  std::vector<size_t> order(live_.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::shuffle(order.begin(), order.end(), random_);
+  for (size_t live : order) {
+    if (!Chance(4)) PlanRow(live);
+  }
+  if (rows_.empty() && !order.empty()) PlanRow(order[0]);
+}
+
+void Composition::CopyOnWrite(Sequence& sequence, size_t index) {
+  const uint32_t to = Allocate();
+  const uint32_t from = std::exchange(sequence.table[index], to);
+  Release(from);
+  sequence.fresh = true;
+  ++counts_.copies;
+  if (fault_ == PlantedFault::kForgottenCopy) {
+    ++counts_.faults;
+    return;
+  }
+  cluster::v1::BlockCopy* copy = plan_.add_copies();
+  copy->set_from_block(from);
+  copy->set_to_block(to);
+}
+
+bool Composition::PlanRow(size_t live) {
+  Sequence& sequence = live_[live];
+  const int64_t block_size = group_.limits().block_size;
+  const int64_t left = sequence.known - sequence.computed;
+  const int64_t count = Chance(3) ? left : 1 + static_cast<int64_t>(random_() % left);
+  const int64_t end = sequence.computed + count;
+  const size_t first = static_cast<size_t>(sequence.computed / block_size);
+  const bool shared = first < sequence.table.size() && references_[sequence.table[first]] > 1;
+  const int64_t more = std::max<int64_t>(
+      0, BlocksFor(end, block_size) - static_cast<int64_t>(sequence.table.size()));
+  if (std::count(references_.begin(), references_.end(), 0) < more + (shared ? 1 : 0)) return false;
+  if (shared) CopyOnWrite(sequence, first);
+  const bool carried =
+      left == 1 && sequence.draw_step != 0 && sequence.draw_step + 1 == plan_.step() && !Chance(5);
+  // A reset is allowed at any time.
+  if (!sequence.fresh && Chance(10)) {
+    sequence.fresh = true;
+    ++counts_.resets;
+  }
+  const size_t held = sequence.fresh ? 0 : sequence.table.size();
+  for (int64_t i = 0; i < more; ++i) sequence.table.push_back(Allocate());
+  const std::vector<int32_t>& text = ChoiceOf(sequence).text;
+  const bool samples = end == sequence.known;
+  const uint32_t num_choices =
+      sequence.forked ? 1 : static_cast<uint32_t>(script_[sequence.request].choices.size());
+  plan_.add_sequence(sequence.id);
+  plan_.add_num_new_tokens(count);
+  plan_.add_start_position(sequence.computed);
+  plan_.add_output(samples ? cluster::v1::OUTPUT_SAMPLE : cluster::v1::OUTPUT_NONE);
+  plan_.add_num_choices(samples ? num_choices : 0);
+  plan_.add_token_source(carried ? cluster::v1::TOKENS_LAST_SAMPLED : cluster::v1::TOKENS_EXPLICIT);
+  if (carried) {
+    plan_.add_source_step(sequence.draw_step);
+    plan_.add_source_row(sequence.draw_row);
+    ++counts_.carried;
+  } else {
+    for (int64_t p = sequence.computed; p < end; ++p) plan_.add_tokens(text[p]);
+  }
+  std::vector<uint32_t> table(sequence.table.begin() + static_cast<int64_t>(held),
+                              sequence.table.end());
+  if (sequence.fresh) {
+    DamageTable(sequence, table);
+    AddReset(sequence, carried);
+  }
+  plan_.add_num_new_blocks(table.size());
+  for (uint32_t block : table) plan_.add_block_ids(block);
+  sequence.fresh = false;
+  rows_.push_back({.live = live, .end = end, .num_choices = samples ? num_choices : 0});
+  return true;
+}
+
+void Composition::DamageTable(const Sequence& sequence, std::vector<uint32_t>& table) {
+  const int64_t full = sequence.computed / group_.limits().block_size;
+  if (fault_ != PlantedFault::kWrongBlock || full == 0) return;
+  uint32_t& block = table[random_() % full];
+  block = static_cast<uint32_t>((block + 1) % references_.size());
+  ++counts_.faults;
+}
+
+void Composition::AddReset(const Sequence& sequence, bool carried) {
+  const ScriptedRequest& request = script_[sequence.request];
+  SequenceReset* reset = plan_.add_resets();
+  reset->set_row(static_cast<uint32_t>(rows_.size()));
+  reset->set_choice(sequence.choice);
+  reset->set_num_prompt_tokens(request.num_prompt_tokens);
+  *reset->mutable_sampling() = request.sampling;
+  if (!ReadsTokens(request.sampling)) return;
+  const std::vector<int32_t>& text = ChoiceOf(sequence).text;
+  // A carried token is not known when such a plan is made.
+  reset->mutable_history()->Assign(text.begin(), text.begin() + sequence.known - (carried ? 1 : 0));
+}
+
+absl::Status Composition::Compare(const PlanOutcome& outcome) {
+  const StepInput& input = group_.input();
+  size_t logits = 0;
+  size_t draw = 0;
+  for (size_t i = 0; i < rows_.size(); ++i) {
+    const Sequence& sequence = live_[rows_[i].live];
+    const ScriptedChoice& choice = ChoiceOf(sequence);
+    const std::string where = absl::StrCat("step ", plan_.step(), ", row ", i, ", request ",
+                                           sequence.request, ", choice ", sequence.choice);
+    for (; logits < outcome.logits.size(); ++logits) {
+      const int32_t token = input.output_token[logits];
+      if (token >= input.query_begin[i + 1]) break;
+      const int32_t position = input.positions[token];
+      const std::vector<float>& wanted = choice.logits[position];
+      if (std::memcmp(outcome.logits[logits].data(), wanted.data(), wanted.size() * 4) != 0) {
+        return absl::DataLossError(absl::StrCat(where, ": other logits at position ", position));
+      }
+    }
+    counts_.scored += input.num_prompt_scores[i];
+    for (uint32_t k = 0; k < rows_[i].num_choices; ++k, ++draw) {
+      const std::vector<int32_t>& text =
+          script_[sequence.request].choices[sequence.choice + k].text;
+      const int32_t drawn = outcome.drawn[draw];
+      ++counts_.samples;
+      if (drawn != text[rows_[i].end]) {
+        return absl::DataLossError(absl::StrCat(where, ": drew ", drawn, " for choice ",
+                                                sequence.choice + k, ", alone ",
+                                                text[rows_[i].end]));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+void Composition::Advance() {
+  std::vector<Sequence> forks;
+  std::vector<bool> ended(live_.size(), false);
+  for (size_t i = 0; i < rows_.size(); ++i) {
+    Sequence& sequence = live_[rows_[i].live];
+    sequence.computed = rows_[i].end;
+    CacheFullBlocks(sequence);
+    const uint32_t num_choices = rows_[i].num_choices;
+    if (num_choices == 0) continue;
+    ++sequence.known;
+    if (num_choices == 1) {
+      sequence.draw_step = plan_.step();
+      sequence.draw_row = static_cast<uint32_t>(i);
+    }
+    sequence.forked = true;
+    for (uint32_t choice = 1; choice < num_choices; ++choice) {
+      Sequence fork = sequence;
+      fork.id = next_id_++;
+      fork.choice = choice;
+      fork.fresh = true;
+      fork.draw_step = 0;
+      for (uint32_t block : fork.table) ++references_[block];
+      forks.push_back(std::move(fork));
+    }
+  }
+  live_.insert(live_.end(), forks.begin(), forks.end());
+  const auto over = [this](const Sequence& sequence) {
+    if (sequence.known < static_cast<int64_t>(ChoiceOf(sequence).text.size())) return false;
+    for (uint32_t block : sequence.table) Release(block);
+    finished_.push_back(sequence.id);
+    return true;
+  };
+  live_.erase(std::remove_if(live_.begin(), live_.end(), over), live_.end());
+}
+
+void Composition::CacheFullBlocks(const Sequence& sequence) {
+  const int64_t block_size = group_.limits().block_size;
+  const std::vector<int32_t>& text = ChoiceOf(sequence).text;
+  for (int64_t end = block_size; end <= sequence.computed; end += block_size) {
+    const uint32_t block = sequence.table[end / block_size - 1];
+    std::vector<int32_t> key(text.begin(), text.begin() + end);
+    if (cached_as_.count(block) != 0 || !cache_.try_emplace(key, block).second) continue;
+    cached_as_[block] = std::move(key);
+  }
+}
+
+uint32_t Composition::Allocate() {
+  // From a random place on, so that tables are in no order.
+  size_t block = random_() % references_.size();
+  for (size_t i = 0; references_[block] != 0; ++i) {
+    TESSERA_CHECK(i < references_.size()) << "no free block";
+    block = (block + 1) % references_.size();
+  }
+  references_[block] = 1;
+  const auto cached = cached_as_.find(static_cast<uint32_t>(block));
+  if (cached != cached_as_.end()) {
+    cache_.erase(cached->second);
+    cached_as_.erase(cached);
+  }
+  return static_cast<uint32_t>(block);
+}
+
+}  // namespace tessera
