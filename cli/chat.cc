@@ -69,18 +69,21 @@ void PrintStatistics(const v1::Usage& usage, double first_seconds, double total_
   const double rate = usage.completion_tokens() > 1 && decode_seconds > 0
                           ? (usage.completion_tokens() - 1) / decode_seconds
                           : 0;
-  std::fprintf(stderr, "[%u prompt + %u output tokens, first after %.0f ms, %.1f tok/s]\n",
-               usage.prompt_tokens(), usage.completion_tokens(), first_seconds * 1e3, rate);
+  std::fprintf(stderr,
+               "[%u prompt (%u cached) + %u output tokens, first after %.0f ms, %.1f tok/s]\n",
+               usage.prompt_tokens(), usage.cached_tokens(), usage.completion_tokens(),
+               first_seconds * 1e3, rate);
 }
 
 // Streams one answer to stdout and appends it to the conversation.
-grpc::Status Answer(v1::Tessera::Stub& stub, v1::ChatRequest& request) {
+grpc::Status Answer(v1::Tessera::Stub& stub, const std::string& api_key, v1::ChatRequest& request) {
   const auto start = std::chrono::steady_clock::now();
   const auto elapsed = [&start] {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   };
   grpc::ClientContext context;
   context.set_wait_for_ready(false);
+  if (!api_key.empty()) context.AddMetadata("authorization", "Bearer " + api_key);
   const InterruptWatch interrupts(context);
   const auto stream = stub.Chat(&context, request);
   v1::GenerateResponse response;
@@ -131,7 +134,7 @@ int Converse(const ChatOptions& options, v1::Tessera::Stub& stub) {
       continue;
     }
     Ask(request, line);
-    const grpc::Status status = Answer(stub, request);
+    const grpc::Status status = Answer(stub, options.api_key, request);
     if (status.error_code() == grpc::StatusCode::CANCELLED) continue;
     if (!status.ok()) {
       PrintError(status);
@@ -148,6 +151,8 @@ CLI::App* AddChatCommand(CLI::App& app, ChatOptions& options) {
   command->add_option("--address", options.address, "gRPC address of the coordinator")
       ->capture_default_str();
   command->add_option("--model", options.model, "Model name [the only one served]");
+  command->add_option("--api-key", options.api_key, "API key, where the server asks for one")
+      ->envname("TESSERA_API_KEY");
   command->add_option("--system", options.system, "System message");
   command->add_option("--once", options.once, "Ask this one question, print the answer and exit");
   command->add_option("--temperature", options.temperature, "0 is greedy [the model's own]");
@@ -176,7 +181,7 @@ int RunChat(const ChatOptions& options) {
   if (!options.once.has_value()) return Converse(options, *stub);
   v1::ChatRequest request = NewConversation(options);
   Ask(request, *options.once);
-  const grpc::Status status = Answer(*stub, request);
+  const grpc::Status status = Answer(*stub, options.api_key, request);
   if (!status.ok()) PrintError(status);
   return status.ok() ? 0 : 1;
 }

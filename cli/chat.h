@@ -13,6 +13,7 @@ namespace tessera {
 struct ChatOptions {
   std::string address = "127.0.0.1:50051";
   std::string model;
+  std::string api_key;  // "" where the server asks for none
   std::string system;
   std::optional<std::string> once;  // one question, then exit
   std::optional<float> temperature;

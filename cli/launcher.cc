@@ -102,6 +102,7 @@ absl::Status Launcher::StartCoordinator() {
     argv.insert(argv.end(), {"--ready-file", options_.ready_file});
   }
   if (options_.reflection) argv.push_back("--reflection");
+  if (options_.no_prefix_cache) argv.push_back("--no-prefix-cache");
   for (const auto& [flag, value] : options_.coordinator_flags) {
     if (!value.empty()) argv.insert(argv.end(), {flag, value});
   }

@@ -7,6 +7,7 @@
 #include "cli/chat.h"
 #include "cli/doctor.h"
 #include "cli/inspect.h"
+#include "cli/keygen.h"
 #include "cli/serve.h"
 
 int main(int argc, char** argv) {
@@ -19,15 +20,18 @@ int main(int argc, char** argv) {
   tessera::ChatOptions chat;
   tessera::InspectOptions inspect;
   tessera::DoctorOptions doctor;
+  tessera::KeygenOptions keygen;
   CLI::App* serve_command = tessera::AddServeCommand(app, serve);
   CLI::App* chat_command = tessera::AddChatCommand(app, chat);
   CLI::App* inspect_command = tessera::AddInspectCommand(app, inspect);
   CLI::App* doctor_command = tessera::AddDoctorCommand(app, doctor);
+  CLI::App* keygen_command = tessera::AddKeygenCommand(app, keygen);
   CLI11_PARSE(app, argc, argv);
 
   if (serve_command->parsed()) return tessera::RunServe(serve);
   if (chat_command->parsed()) return tessera::RunChat(chat);
   if (inspect_command->parsed()) return tessera::RunInspect(inspect);
   if (doctor_command->parsed()) return tessera::RunDoctor(doctor);
+  if (keygen_command->parsed()) return tessera::RunKeygen(keygen);
   return 0;
 }

@@ -27,6 +27,13 @@ constexpr PassedFlag kPassedFlags[] = {
     {"--rows-max", "ROWS", "Sequences of one step [256]"},
     {"--chunk-max", "TOKENS", "Prompt tokens of one sequence in one step [512]"},
     {"--waiting-max", "REQUESTS", "Requests that may wait before 429 [1024]"},
+    {"--waiting-tokens-max", "TOKENS", "Tokens that may wait before 429 [33554432]"},
+    {"--waiting-bytes-max", "SIZE", "Memory of waiting requests before 429 [512MiB]"},
+    {"--inter-token-target-ms", "MS", "Prompts take no more of a running stream's step [0: off]"},
+    {"--priority-ageing-s", "SECONDS", "A waiting request gains a step of priority per this [10]"},
+    {"--plans-in-flight", "1|2", "Plans a group holds at once; 2 overlaps steps [2]"},
+    {"--api-keys", "FILE", "Tenants and API keys; make one with `tessera keygen` [everybody]"},
+    {"--cache-secret-file", "FILE", "32 or more random bytes for the prefix cache's keys [new]"},
     {"--heartbeats-missed-max", "N", "Heartbeats (250 ms) a rank may miss [4]"},
     {"--drain-seconds", "SECONDS", "How long Ctrl-C waits for open requests [30]"},
 };
@@ -51,6 +58,8 @@ CLI::App* AddServeCommand(CLI::App& app, ServeOptions& options) {
   command->add_option("--ready-file", options.ready_file,
                       "Write the addresses here as JSON once requests are accepted");
   command->add_flag("--reflection", options.reflection, "Serve gRPC reflection (for grpcurl)");
+  command->add_flag("--no-prefix-cache", options.no_prefix_cache,
+                    "Compute every prompt from its first token");
   command->add_flag("-v,--verbose", options.verbose, "Show the log of every process");
   for (const PassedFlag& flag : kPassedFlags) {
     command

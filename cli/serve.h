@@ -20,6 +20,7 @@ struct ServeOptions {
   // Flags handed to the coordinator as they are, "--flag" and its value.
   std::vector<std::pair<std::string, std::string>> coordinator_flags;
   bool reflection = false;
+  bool no_prefix_cache = false;
 };
 
 CLI::App* AddServeCommand(CLI::App& app, ServeOptions& options);

@@ -15,8 +15,10 @@
 #include <cstdio>
 #include <cstring>
 #include <fstream>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -31,27 +33,32 @@
 #include "coordinator/options.h"
 #include "coordinator/status_board.h"
 #include "coordinator/telemetry/metrics.h"
+#include "coordinator/tenant_setup.h"
 
 namespace tessera {
 namespace {
 
 constexpr absl::Duration kWorkerExitLimit = absl::Seconds(3);
+constexpr int kReloadPollMs = 1000;
 
-// SIGINT and SIGTERM as a file descriptor. Made before any thread, so that all of them inherit the
-// mask.
+// SIGINT, SIGTERM and SIGHUP as a file descriptor. Made before any thread, so that all of them
+// inherit the mask.
 int BlockSignals() {
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGINT);
   sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGHUP);
   sigprocmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
   return signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-bool TakeSignal(int signal_fd) {
+// The next signal that has come, 0 for none.
+int TakeSignal(int signal_fd) {
   signalfd_siginfo info;
-  return read(signal_fd, &info, sizeof(info)) == sizeof(info);
+  return read(signal_fd, &info, sizeof(info)) == sizeof(info) ? static_cast<int>(info.ssi_signo)
+                                                              : 0;
 }
 
 // The term grows from start to start, also across restarts.
@@ -80,12 +87,28 @@ SchedulerOptions ToSchedulerOptions(const CoordinatorOptions& options, const Mod
   scheduler.rows_max = options.rows_max;
   scheduler.chunk_max = options.chunk_max;
   scheduler.waiting_max = options.waiting_max;
+  scheduler.plans_in_flight_max = options.plans_in_flight;
+  scheduler.prefix_cache = !options.no_prefix_cache;
+  if (options.inter_token_target_ms > 0) {
+    scheduler.inter_token_target = absl::Milliseconds(options.inter_token_target_ms);
+  }
+  scheduler.priority_ageing = absl::Seconds(options.priority_ageing_seconds);
   scheduler.models = setup.scheduled;
   return scheduler;
 }
 
-ApiOptions ToApiOptions(const CoordinatorOptions& options) {
+WaitingLimits ToWaitingLimits(const CoordinatorOptions& options) {
+  return {.requests_max = options.waiting_max,
+          .tokens_max = options.waiting_tokens_max,
+          .bytes_max = static_cast<int64_t>(options.waiting_bytes_max)};
+}
+
+ApiOptions ToApiOptions(const CoordinatorOptions& options, Tenants& tenants, const Clock& clock) {
   ApiOptions api;
+  api.authenticate = [&tenants, &clock](std::string_view api_key) {
+    return tenants.Identify(api_key, clock.Now());
+  };
+  api.limits = &tenants.limits();
   api.http_address = absl::StrCat(options.host, ":", options.http_port);
   api.grpc_address = absl::StrCat(options.host, ":", options.grpc_port);
   api.health_address = absl::StrCat(options.host, ":", options.health_port);
@@ -94,21 +117,27 @@ ApiOptions ToApiOptions(const CoordinatorOptions& options) {
   return api;
 }
 
-// Waits for a signal (ok) or, when asked to, for a model that cannot be loaded (its status). On the
-// way, announces the addresses once every model can take requests.
+// Waits for a signal to end (ok) or, when asked to, for a model that cannot be loaded (its status).
+// On the way, announces the addresses once every model can take requests, and keeps the tenants up
+// to date.
 absl::Status Serve(const CoordinatorOptions& options, int signal_fd, StatusBoard& board,
-                   const ApiServer& api, nlohmann::json addresses) {
+                   const ApiServer& api, nlohmann::json addresses, TenantSetup& tenants,
+                   Engine& engine) {
+  const int idle_ms = tenants.has_key_file() ? kReloadPollMs : -1;
   bool announced = false;
   while (true) {
     std::vector<pollfd> waits = {{signal_fd, POLLIN, 0}, {board.wake_fd(), POLLIN, 0}};
     // All groups are ready but the doors have not seen it yet: look again soon.
-    const int timeout_ms = !announced && board.AllReady() ? 10 : -1;
+    const int timeout_ms = !announced && board.AllReady() ? 10 : idle_ms;
     if (poll(waits.data(), waits.size(), timeout_ms) < 0 && errno != EINTR) {
       return absl::InternalError(absl::StrCat("poll: ", std::strerror(errno)));
     }
     eventfd_t count = 0;
     eventfd_read(board.wake_fd(), &count);
-    if (TakeSignal(signal_fd)) return absl::OkStatus();
+    const int signal_number = TakeSignal(signal_fd);
+    const bool reload = signal_number == SIGHUP && tenants.has_key_file();
+    if (signal_number != 0 && !reload) return absl::OkStatus();
+    tenants.Reload(engine, /*forced=*/reload);
     if (options.exit_on_load_failure && !board.LoadFailure().ok()) return board.LoadFailure();
     if (!announced && board.AllReady() && api.Ready()) {
       announced = true;
@@ -130,7 +159,7 @@ void Drain(const CoordinatorOptions& options, int signal_fd, ApiServer& api, Eng
   api.BeginDrain();
   engine.BeginDrain();
   while (!engine.WaitUntilIdle(absl::Milliseconds(100))) {
-    if (clock.Now() >= limit || TakeSignal(signal_fd)) {
+    if (clock.Now() >= limit || TakeSignal(signal_fd) != 0) {
       spdlog::warn("open requests are cut off");
       break;
     }
@@ -144,6 +173,8 @@ absl::Status Run(const CoordinatorOptions& options, int signal_fd) {
 
   RealClock clock;
   Metrics metrics(names);
+  TESSERA_ASSIGN_OR_RETURN(const std::unique_ptr<TenantSetup> tenants,
+                           TenantSetup::Open(options, metrics));
   StatusBoard board(names, options.tp, options.status_fd, metrics);
   GroupManagerOptions groups;
   groups.term = NewTerm(clock);
@@ -151,10 +182,13 @@ absl::Status Run(const CoordinatorOptions& options, int signal_fd) {
   groups.heartbeats_missed_max = options.heartbeats_missed_max;
   groups.models = setup.targets;
   Cluster cluster(groups, clock, [&board](const Notice& notice) { board.Tell(notice); });
-  Engine engine(ToSchedulerOptions(options, setup, groups.term), cluster, clock, metrics);
-  ApiServer api(ToApiOptions(options), setup.served, engine, clock, metrics);
+  Engine engine(ToSchedulerOptions(options, setup, groups.term), cluster, clock, metrics,
+                ToWaitingLimits(options));
+  ApiServer api(ToApiOptions(options, tenants->tenants(), clock), setup.served, engine, clock,
+                metrics);
 
   engine.Start();
+  tenants->Announce(engine);
   TESSERA_ASSIGN_OR_RETURN(const ApiAddresses doors, api.Start());
   TESSERA_ASSIGN_OR_RETURN(
       const std::string workers,
@@ -167,7 +201,7 @@ absl::Status Run(const CoordinatorOptions& options, int signal_fd) {
   line["event"] = "listening";
   board.WriteLine(line.dump());
 
-  const absl::Status status = Serve(options, signal_fd, board, api, addresses);
+  const absl::Status status = Serve(options, signal_fd, board, api, addresses, *tenants, engine);
   if (status.ok()) Drain(options, signal_fd, api, engine, clock);
   api.Stop();
   engine.Stop();

@@ -112,7 +112,12 @@ absl::Status OpenModel(const CoordinatorOptions& options, const NamedDirectory& 
   served.dtype = memory.dtype;
   served.license = LicenseOf(directory);
 
-  setup.scheduled.push_back({served.context_max, served.spec.kv_groups});
+  // Cached keys and values are those of these weights, computed and kept in these types.
+  setup.scheduled.push_back(
+      {.context_max = served.context_max,
+       .kv_groups = served.spec.kv_groups,
+       .cache_salt = absl::StrCat(target.manifest_digest, "\n", DTypeName(memory.dtype), "\n",
+                                  DTypeName(memory.kv_dtype))});
   setup.targets.push_back(std::move(target));
   setup.served.push_back(std::move(served));
   return absl::OkStatus();

@@ -45,6 +45,39 @@ void AddLimits(CLI::App& app, CoordinatorOptions& options) {
   app.add_option("--waiting-max", options.waiting_max,
                  "Requests that may wait; more are refused with 429")
       ->check(CLI::Range(1, 1000000));
+  app.add_option("--waiting-tokens-max", options.waiting_tokens_max,
+                 "Tokens (prompt and max_tokens of each choice) that may wait, likewise")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+  app.add_option("--waiting-bytes-max", options.waiting_bytes_max,
+                 "Memory that prompts and parameters may hold while they wait, likewise")
+      ->transform(CLI::AsSizeValue(false))
+      ->check(CLI::Range(uint64_t{1}, uint64_t{1} << 50));
+}
+
+void AddScheduling(CLI::App& app, CoordinatorOptions& options) {
+  app.add_option("--inter-token-target-ms", options.inter_token_target_ms,
+                 "A step with running streams takes no more prompt tokens than fit into this time; "
+                 "0: only --tokens-max and --chunk-max bound it")
+      ->check(CLI::Range(0.0, 60000.0));
+  app.add_option("--priority-ageing-s", options.priority_ageing_seconds,
+                 "A waiting request gains one step of priority per this many seconds")
+      ->check(CLI::Range(0.001, 86400.0));
+  app.add_option("--plans-in-flight", options.plans_in_flight,
+                 "Plans a group holds at once: 2 overlaps steps, 1 waits for each answer")
+      ->check(CLI::IsMember({1, 2}));
+  app.add_flag("--no-prefix-cache", options.no_prefix_cache,
+               "Compute every prompt from its first token");
+}
+
+void AddTenants(CLI::App& app, CoordinatorOptions& options) {
+  app.add_option("--api-keys", options.api_keys,
+                 "File of tenants and API keys (JSON, see coordinator/tenants/README.md), read "
+                 "again when it changes; without it everybody may call")
+      ->type_name("FILE");
+  app.add_option("--cache-secret-file", options.cache_secret_file,
+                 "At least 32 random bytes from which the prefix cache's keys are made; without it "
+                 "new ones at every start")
+      ->type_name("FILE");
 }
 
 void AddLife(CLI::App& app, CoordinatorOptions& options) {
@@ -84,6 +117,8 @@ std::optional<int> ParseCoordinatorOptions(int argc, char** argv, CoordinatorOpt
       ->check(CLI::IsMember({1, 2, 4, 8}));
   AddDoors(app, options);
   AddLimits(app, options);
+  AddScheduling(app, options);
+  AddTenants(app, options);
   AddLife(app, options);
   try {
     app.parse(argc, argv);

@@ -26,7 +26,15 @@ struct CoordinatorOptions {
   int64_t tokens_max = 2048;
   int64_t rows_max = 256;
   int64_t chunk_max = 512;
-  int64_t waiting_max = 1024;
+  int64_t waiting_max = 1024;                        // requests
+  int64_t waiting_tokens_max = int64_t{1} << 25;     // prompt + max_tokens x choices
+  uint64_t waiting_bytes_max = uint64_t{512} << 20;  // of prompts and parameters
+  int plans_in_flight = 2;
+  bool no_prefix_cache = false;
+  double inter_token_target_ms = 0;  // 0: none
+  double priority_ageing_seconds = 10;
+  std::string api_keys;           // file; empty: everybody may call
+  std::string cache_secret_file;  // empty: a new secret at every start
   int heartbeat_ms = 250;
   int heartbeats_missed_max = 4;
   double drain_seconds = 30;

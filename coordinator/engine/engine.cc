@@ -7,15 +7,26 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "coordinator/engine/retry_after.h"
 
 namespace tessera {
+namespace {
+
+absl::Status NoSuchModel(uint32_t model) {
+  return absl::NotFoundError(absl::StrCat("there is no model number ", model));
+}
+
+}  // namespace
 
 Engine::Engine(SchedulerOptions options, StepExecutor& executor, const Clock& clock,
-               Metrics& metrics)
+               Metrics& metrics, WaitingLimits limits)
     : executor_(executor),
       clock_(clock),
       metrics_(metrics),
-      inbox_(options.waiting_max),
+      limits_{.requests_max = options.waiting_max,
+              .tokens_max = limits.tokens_max,
+              .bytes_max = limits.bytes_max},
+      inbox_(limits_),
       scheduler_(std::move(options)),
       outbox_(metrics),
       meter_(metrics),
@@ -29,16 +40,18 @@ void Engine::Start() {
 }
 
 void Engine::Run() {
-  while (!stopping_) {
-    for (InboxItem& item : inbox_.WaitAndDrain(UntilWakeup())) Take(std::move(item));
-    const absl::Time now = clock_.Now();
-    for (cluster::v1::StepPlan& plan : scheduler_.Schedule(now)) executor_.Submit(std::move(plan));
-    Settle(outbox_.Publish(scheduler_.TakeUpdates(), now));
-  }
+  while (!stopping_) Turn(UntilWakeup());
+}
+
+void Engine::Turn(absl::Duration limit) {
+  for (InboxItem& item : inbox_.WaitAndDrain(limit)) Take(std::move(item));
+  const absl::Time now = clock_.Now();
+  for (cluster::v1::StepPlan& plan : scheduler_.Schedule(now)) executor_.Submit(std::move(plan));
+  Settle(outbox_.Publish(scheduler_.TakeUpdates(), now));
 }
 
 absl::Duration Engine::UntilWakeup() const {
-  return std::clamp(scheduler_.NextWakeup() - clock_.Now(), absl::ZeroDuration(), kEngineWaitMax);
+  return std::clamp(NextWakeup() - clock_.Now(), absl::ZeroDuration(), kEngineWaitMax);
 }
 
 void Engine::Take(InboxItem item) {
@@ -50,13 +63,13 @@ void Engine::Take(InboxItem item) {
   scheduler_.Apply(item.event, now);
 }
 
-void Engine::Settle(int64_t ended) {
+void Engine::Settle(const TurnOutcome& outcome) {
   SchedulerStats stats = scheduler_.Stats();
   meter_.Observe(stats);
-  inbox_.Settle(stats.waiting);
+  inbox_.Settle(stats.waiting, outcome.begun);
   absl::MutexLock lock(&mutex_);
   stats_ = std::move(stats);
-  open_requests_ -= ended;
+  open_requests_ -= outcome.ended;
 }
 
 void Engine::Stop() {
@@ -72,10 +85,30 @@ void Engine::Stop() {
 
 RequestId Engine::NextRequestId() { return next_request_id_.fetch_add(1); }
 
-absl::Status Engine::Refuse(uint32_t model, const char* reason, absl::Status status) {
-  metrics_.CountFinished(model, FinishReasonName(FinishReason::kRejected));
-  metrics_.CountRejected(model, reason);
-  return status;
+bool Engine::HasReadyGroup(uint32_t model) const {
+  return std::any_of(stats_.groups.begin(), stats_.groups.end(),
+                     [&](const GroupStats& group) { return group.model == model && group.ready; });
+}
+
+absl::Status Engine::Refuse(uint32_t model, const std::string& tenant, Refusal refusal) {
+  const char* reason = FinishReasonName(FinishReason::kRejected);
+  metrics_.CountFinished(model, reason);
+  metrics_.CountTenantFinished(tenant, reason);
+  metrics_.CountRejected(model, RefusalName(refusal));
+  absl::Status status = RefusalStatus(refusal, limits_);
+  if (!absl::IsResourceExhausted(status)) return status;
+  absl::MutexLock lock(&mutex_);
+  return WithRetryAfter(std::move(status), RetryAfter(stats_.models[model]));
+}
+
+absl::Status Engine::CheckRoom(uint32_t model, const std::string& tenant) {
+  Refusal refusal = inbox_.Check();
+  {
+    absl::MutexLock lock(&mutex_);
+    if (model >= stats_.models.size()) return NoSuchModel(model);
+    if (!HasReadyGroup(model)) refusal = Refusal::kNoReadyGroup;
+  }
+  return refusal == Refusal::kNone ? absl::OkStatus() : Refuse(model, tenant, refusal);
 }
 
 absl::Status Engine::Submit(std::shared_ptr<const Request> request,
@@ -85,26 +118,18 @@ absl::Status Engine::Submit(std::shared_ptr<const Request> request,
   bool has_ready_group = false;
   {
     absl::MutexLock lock(&mutex_);
-    if (model >= stats_.models.size()) {
-      return absl::NotFoundError(absl::StrCat("there is no model number ", model));
-    }
-    has_ready_group =
-        std::any_of(stats_.groups.begin(), stats_.groups.end(),
-                    [&](const GroupStats& group) { return group.model == model && group.ready; });
+    if (model >= stats_.models.size()) return NoSuchModel(model);
+    has_ready_group = HasReadyGroup(model);
     if (has_ready_group) ++open_requests_;
   }
-  if (!has_ready_group) {
-    return Refuse(model, "no_ready_group",
-                  absl::UnavailableError("no group of this model is ready; its workers are still "
-                                         "loading or recovering, retry later"));
-  }
-  absl::Status taken = inbox_.PushRequest(NewRequest{std::move(request)}, std::move(stream));
-  if (taken.ok()) return taken;
+  if (!has_ready_group) return Refuse(model, request->tenant, Refusal::kNoReadyGroup);
+  const Refusal refusal = inbox_.PushRequest(NewRequest{request}, std::move(stream));
+  if (refusal == Refusal::kNone) return absl::OkStatus();
   {
     absl::MutexLock lock(&mutex_);
     --open_requests_;
   }
-  return Refuse(model, absl::IsResourceExhausted(taken) ? "queue_full" : "draining", taken);
+  return Refuse(model, request->tenant, refusal);
 }
 
 void Engine::CancelRequest(RequestId request, FinishReason reason) {
@@ -113,6 +138,10 @@ void Engine::CancelRequest(RequestId request, FinishReason reason) {
 
 void Engine::StopAt(RequestId request, uint32_t choice, uint32_t index) {
   inbox_.Push(TextStop{.request = request, .choice = choice, .index = index});
+}
+
+void Engine::EndText(RequestId request, uint32_t choice) {
+  inbox_.Push(TextEnd{.request = request, .choice = choice});
 }
 
 void Engine::Post(Event event) { inbox_.Push(std::move(event)); }

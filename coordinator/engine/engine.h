@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <thread>
 
 #include "absl/base/thread_annotations.h"
@@ -14,6 +15,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
+#include "coordinator/engine/admission.h"
 #include "coordinator/engine/inbox.h"
 #include "coordinator/engine/outbox.h"
 #include "coordinator/engine/request_stream.h"
@@ -30,8 +32,10 @@ inline constexpr absl::Duration kEngineWaitMax = absl::Seconds(1);
 
 class Engine {
  public:
-  // The executor, the clock and the metrics must outlive the engine.
-  Engine(SchedulerOptions options, StepExecutor& executor, const Clock& clock, Metrics& metrics);
+  // The executor, the clock and the metrics must outlive the engine. limits.requests_max is taken
+  // from options.waiting_max.
+  Engine(SchedulerOptions options, StepExecutor& executor, const Clock& clock, Metrics& metrics,
+         WaitingLimits limits = {});
   ~Engine();
 
   void Start();
@@ -39,15 +43,27 @@ class Engine {
   // the thread that owns the engine; a second call does nothing.
   void Stop();
 
+  // One turn of the loop: waits up to `limit` of real time for events, applies them, sends plans,
+  // hands out updates. What the thread of Start repeats; a simulator calls it itself, with no limit
+  // to wait, and starts nothing.
+  void Turn(absl::Duration limit) ABSL_LOCKS_EXCLUDED(mutex_);
+  // When the next turn is due even if nothing happens. For the thread that calls Turn.
+  absl::Time NextWakeup() const { return scheduler_.NextWakeup(); }
+
   RequestId NextRequestId();
-  // Takes a request or refuses it before any work: RESOURCE_EXHAUSTED when the queue is full,
-  // UNAVAILABLE while draining or when the model has no ready group. Any thread.
+  // Whether a request of this model has a chance to be taken now, with the status and the counting
+  // of Submit. Asked before the work of tokenizing; takes no place.
+  absl::Status CheckRoom(uint32_t model, const std::string& tenant) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Takes a request or refuses it before any work: RESOURCE_EXHAUSTED, naming the bound and with a
+  // Retry-After (retry_after.h), when the queue is full; UNAVAILABLE while draining or when the
+  // model has no ready group. Any thread.
   absl::Status Submit(std::shared_ptr<const Request> request, std::shared_ptr<RequestStream> stream)
       ABSL_LOCKS_EXCLUDED(mutex_);
   // Any thread; unknown or finished requests are ignored.
   void CancelRequest(RequestId request, FinishReason reason);
   void StopAt(RequestId request, uint32_t choice, uint32_t index);  // a stop string matched
-  // From the cluster: StepDone, GroupReady, GroupLost.
+  void EndText(RequestId request, uint32_t choice);  // none did, in the whole text of the choice
+  // From the cluster: StepDone, GroupReady, GroupLost. From main: SetTenants.
   void Post(Event event);
   // Stops admission; what was taken finishes.
   void BeginDrain();
@@ -62,15 +78,18 @@ class Engine {
   // How long nothing will happen unless an event comes.
   absl::Duration UntilWakeup() const;
   void Take(InboxItem item);
-  // Makes the outcome of a turn visible to other threads; `ended` requests ended in it.
-  void Settle(int64_t ended) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Counts a refusal before any work.
-  absl::Status Refuse(uint32_t model, const char* reason, absl::Status status);
+  // Makes the outcome of a turn visible to other threads.
+  void Settle(const TurnOutcome& outcome) ABSL_LOCKS_EXCLUDED(mutex_);
+  bool HasReadyGroup(uint32_t model) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  // Counts a refusal before any work and says when to come back.
+  absl::Status Refuse(uint32_t model, const std::string& tenant, Refusal refusal)
+      ABSL_LOCKS_EXCLUDED(mutex_);
   bool IsIdle() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return open_requests_ == 0; }
 
   StepExecutor& executor_;
   const Clock& clock_;
   Metrics& metrics_;
+  const WaitingLimits limits_;
   Inbox inbox_;
   std::atomic<RequestId> next_request_id_{1};
   std::atomic<bool> stopping_{false};

@@ -4,22 +4,36 @@
 
 #include <utility>
 
-#include "absl/strings/str_cat.h"
+#include "base/check.h"
 
 namespace tessera {
 
-absl::Status Inbox::PushRequest(NewRequest request, std::shared_ptr<RequestStream> stream) {
+Refusal Inbox::Judge(RequestCost cost) const {
+  if (closed_ || draining_) return Refusal::kDraining;
+  if (num_requests_ + num_drained_ + num_waiting_ >= limits_.requests_max)
+    return Refusal::kRequests;
+  const auto is_beyond = [](int64_t waiting, int64_t more, int64_t max) {
+    return waiting > 0 && waiting + more > max;
+  };
+  if (is_beyond(cost_waiting_.tokens, cost.tokens, limits_.tokens_max)) return Refusal::kTokens;
+  if (is_beyond(cost_waiting_.bytes, cost.bytes, limits_.bytes_max)) return Refusal::kBytes;
+  return Refusal::kNone;
+}
+
+Refusal Inbox::PushRequest(NewRequest request, std::shared_ptr<RequestStream> stream) {
+  const RequestCost cost = CostOf(*request.request);
   absl::MutexLock lock(&mutex_);
-  if (closed_ || draining_) {
-    return absl::UnavailableError("the server is shutting down and takes no new requests");
-  }
-  if (num_requests_ + num_drained_ + num_waiting_ >= requests_max_) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("the queue is full (", requests_max_, " requests wait); retry later"));
-  }
+  const Refusal refusal = Judge(cost);
+  if (refusal != Refusal::kNone) return refusal;
   ++num_requests_;
+  cost_waiting_ += cost;
   items_.push_back(InboxItem{.event = std::move(request), .stream = std::move(stream)});
-  return absl::OkStatus();
+  return Refusal::kNone;
+}
+
+Refusal Inbox::Check() const {
+  absl::MutexLock lock(&mutex_);
+  return Judge(RequestCost{});
 }
 
 void Inbox::Push(Event event) {
@@ -47,10 +61,13 @@ std::vector<InboxItem> Inbox::WaitAndDrain(absl::Duration limit) {
   return std::exchange(items_, {});
 }
 
-void Inbox::Settle(int64_t waiting) {
+void Inbox::Settle(int64_t waiting, RequestCost begun) {
   absl::MutexLock lock(&mutex_);
   num_drained_ = 0;
   num_waiting_ = waiting;
+  cost_waiting_ -= begun;
+  TESSERA_CHECK(cost_waiting_.tokens >= 0 && cost_waiting_.bytes >= 0)
+      << "more has begun than was waiting";
 }
 
 }  // namespace tessera

@@ -15,7 +15,7 @@ namespace {
 const char* RejectionReason(const absl::Status& error) {
   switch (error.code()) {
     case absl::StatusCode::kResourceExhausted:
-      return "queue_full";
+      return "queue_requests";
     case absl::StatusCode::kUnavailable:
       return "draining";
     default:
@@ -30,42 +30,69 @@ void Outbox::Open(std::shared_ptr<const Request> request, std::shared_ptr<Reques
   OpenRequest open;
   open.request = std::move(request);
   open.stream = std::move(stream);
+  open.tenant = &metrics_.tenant(open.request->tenant);
+  open.choices.resize(open.request->sampling.num_choices);
   TESSERA_CHECK(open_.try_emplace(id, std::move(open)).second)
       << "request id " << id << " is used twice";
 }
 
+uint32_t Outbox::OpenRequest::output_tokens() const {
+  uint32_t sum = 0;
+  for (const Choice& choice : choices) sum += choice.output_tokens;
+  return sum;
+}
+
+void Outbox::CountBegin(const RequestUpdate& update, OpenRequest& open, TurnOutcome& outcome) {
+  if (!open.waiting) return;
+  const bool scheduled = update.first_scheduled != absl::InfiniteFuture();
+  if (!scheduled && !update.finished) return;
+  open.waiting = false;
+  outcome.begun += CostOf(*open.request);
+  if (!scheduled) return;
+  metrics_.model(open.request->model)
+      .queue_time->Observe(absl::ToDoubleSeconds(update.first_scheduled - open.request->arrival));
+}
+
 void Outbox::CountTokens(const RequestUpdate& update, absl::Time now, OpenRequest& open) {
-  ModelMetrics& metrics = metrics_.model(open.request->model);
-  if (!open.scheduled && update.first_scheduled != absl::InfiniteFuture()) {
-    open.scheduled = true;
-    metrics.queue_time->Observe(
-        absl::ToDoubleSeconds(update.first_scheduled - open.request->arrival));
-  }
+  TESSERA_CHECK(update.choice < open.choices.size())
+      << "request " << update.request << " has no choice " << update.choice;
+  Choice& choice = open.choices[update.choice];
   const size_t count = update.tokens.size();
+  TESSERA_CHECK(!choice.ended || (count == 0 && !update.ended))
+      << "choice " << update.choice << " of request " << update.request << " has ended before";
+  choice.ended |= update.ended;
   if (count == 0) return;
-  TESSERA_CHECK(update.first_index == open.output_tokens)
-      << "request " << update.request << " gets token " << update.first_index << " after "
-      << open.output_tokens << " tokens";
+  TESSERA_CHECK(update.first_index == choice.output_tokens)
+      << "choice " << update.choice << " of request " << update.request << " gets token "
+      << update.first_index << " after " << choice.output_tokens << " tokens";
+  ModelMetrics& metrics = metrics_.model(open.request->model);
   metrics.generation_tokens->Increment(static_cast<double>(count));
-  size_t intervals = count;
-  if (open.output_tokens == 0) {
-    metrics.prompt_tokens->Increment(static_cast<double>(open.request->prompt.size()));
+  open.tenant->generation_tokens->Increment(static_cast<double>(count));
+  if (!open.has_output) {
+    open.has_output = true;
+    const double prompt = static_cast<double>(open.request->prompt.size());
+    metrics.prompt_tokens->Increment(prompt);
+    open.tenant->prompt_tokens->Increment(prompt);
     metrics.time_to_first_token->Observe(absl::ToDoubleSeconds(now - open.request->arrival));
-    open.last_token = now;
+  }
+  size_t intervals = count;
+  if (choice.output_tokens == 0) {
+    choice.last_token = now;
     --intervals;
   }
   // Tokens that come together share the time since the last ones.
-  const double since = absl::ToDoubleSeconds(now - open.last_token);
+  const double since = absl::ToDoubleSeconds(now - choice.last_token);
   for (size_t i = 0; i < intervals; ++i) {
     metrics.inter_token_latency->Observe(since / static_cast<double>(intervals));
   }
-  open.output_tokens += static_cast<uint32_t>(count);
-  open.last_token = now;
+  choice.output_tokens += static_cast<uint32_t>(count);
+  choice.last_token = now;
 }
 
 void Outbox::CountEnd(const RequestUpdate& update, absl::Time now, const OpenRequest& open) {
   const uint32_t model = open.request->model;
   metrics_.CountFinished(model, FinishReasonName(update.reason));
+  metrics_.CountTenantFinished(open.request->tenant, FinishReasonName(update.reason));
   if (update.reason == FinishReason::kRejected) {
     metrics_.CountRejected(model, RejectionReason(update.error));
     return;
@@ -74,14 +101,16 @@ void Outbox::CountEnd(const RequestUpdate& update, absl::Time now, const OpenReq
   metrics.request_latency->Observe(absl::ToDoubleSeconds(now - open.request->arrival));
   metrics.prompt_length->Observe(static_cast<double>(open.request->prompt.size()));
   metrics.generation_length->Observe(static_cast<double>(update.output_tokens));
+  metrics.cached_prompt_tokens->Increment(static_cast<double>(update.cached_tokens));
 }
 
-int64_t Outbox::Publish(std::vector<RequestUpdate> updates, absl::Time now) {
-  int64_t ended = 0;
+TurnOutcome Outbox::Publish(std::vector<RequestUpdate> updates, absl::Time now) {
+  TurnOutcome outcome;
   for (RequestUpdate& update : updates) {
     const auto found = open_.find(update.request);
     TESSERA_CHECK(found != open_.end()) << "request " << update.request << " is not open";
     OpenRequest& open = found->second;
+    CountBegin(update, open, outcome);
     CountTokens(update, now, open);
     if (!update.finished) {
       open.stream->Push(std::move(update));
@@ -90,23 +119,22 @@ int64_t Outbox::Publish(std::vector<RequestUpdate> updates, absl::Time now) {
     CountEnd(update, now, open);
     const std::shared_ptr<RequestStream> stream = std::move(open.stream);
     open_.erase(found);
-    ++ended;
+    ++outcome.ended;
     stream->Push(std::move(update));
   }
-  return ended;
+  return outcome;
 }
 
-int64_t Outbox::CloseAll(const absl::Status& status, absl::Time now) {
+TurnOutcome Outbox::CloseAll(const absl::Status& status, absl::Time now) {
   std::vector<RequestUpdate> updates;
   for (const auto& [id, open] : open_) {
     RequestUpdate& update = updates.emplace_back();
     update.request = id;
-    update.first_index = open.output_tokens;
     update.finished = true;
     update.reason = FinishReason::kError;
     update.error = status;
     update.prompt_tokens = static_cast<uint32_t>(open.request->prompt.size());
-    update.output_tokens = open.output_tokens;
+    update.output_tokens = open.output_tokens();
   }
   std::sort(updates.begin(), updates.end(),
             [](const RequestUpdate& a, const RequestUpdate& b) { return a.request < b.request; });

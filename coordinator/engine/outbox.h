@@ -1,5 +1,6 @@
 // From the scheduler's updates to the streams of the requests, and what each request means for the
-// metrics. A request is open from Open until its terminal update. Engine thread only.
+// metrics. A request is open from Open until its terminal update; its choices share one stream.
+// Engine thread only.
 
 #ifndef TESSERA_COORDINATOR_ENGINE_OUTBOX_H_
 #define TESSERA_COORDINATOR_ENGINE_OUTBOX_H_
@@ -9,33 +10,50 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "coordinator/engine/admission.h"
 #include "coordinator/engine/request_stream.h"
 #include "coordinator/sched/event.h"
 #include "coordinator/telemetry/metrics.h"
 
 namespace tessera {
 
+// What has become of the open requests in one turn.
+struct TurnOutcome {
+  int64_t ended = 0;
+  RequestCost begun;  // of those that wait no longer: they run, or have ended without
+};
+
 class Outbox {
  public:
   explicit Outbox(Metrics& metrics) : metrics_(metrics) {}
 
   void Open(std::shared_ptr<const Request> request, std::shared_ptr<RequestStream> stream);
-  // Hands each update to its request's stream. Returns how many requests have ended.
-  int64_t Publish(std::vector<RequestUpdate> updates, absl::Time now);
-  // Ends every open request with kError and this status. Returns how many there were.
-  int64_t CloseAll(const absl::Status& status, absl::Time now);
+  // Hands each update to its request's stream.
+  TurnOutcome Publish(std::vector<RequestUpdate> updates, absl::Time now);
+  // Ends every open request with kError and this status.
+  TurnOutcome CloseAll(const absl::Status& status, absl::Time now);
 
  private:
+  struct Choice {
+    uint32_t output_tokens = 0;  // handed out
+    bool ended = false;
+    absl::Time last_token;  // when output_tokens > 0
+  };
   struct OpenRequest {
     std::shared_ptr<const Request> request;
     std::shared_ptr<RequestStream> stream;
-    uint32_t output_tokens = 0;  // handed out
-    bool scheduled = false;      // queue time is counted
-    absl::Time last_token;       // when output_tokens > 0
+    TenantMetrics* tenant;
+    absl::InlinedVector<Choice, 1> choices;
+    bool waiting = true;      // nothing of it is known to run
+    bool has_output = false;  // any choice has a token
+
+    uint32_t output_tokens() const;
   };
 
+  void CountBegin(const RequestUpdate& update, OpenRequest& open, TurnOutcome& outcome);
   void CountTokens(const RequestUpdate& update, absl::Time now, OpenRequest& open);
   void CountEnd(const RequestUpdate& update, absl::Time now, const OpenRequest& open);
 

@@ -1,5 +1,6 @@
-// The outbox of one request: the engine thread pushes updates in, one consumer (an HTTP or gRPC
-// session) takes them out. Bounded by the request's own max_tokens, integers only.
+// The outbox of one request, all its choices: the engine thread pushes updates in, one consumer (an
+// HTTP or gRPC session) takes them out. Bounded by the request's own max_tokens x choices (and its
+// prompt, when log probabilities of that are wanted); numbers only.
 
 #ifndef TESSERA_COORDINATOR_ENGINE_REQUEST_STREAM_H_
 #define TESSERA_COORDINATOR_ENGINE_REQUEST_STREAM_H_

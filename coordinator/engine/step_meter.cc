@@ -93,18 +93,35 @@ void StepMeter::Observe(const SchedulerStats& stats) {
       sum.free[g] += group.blocks_free[g];
     }
   }
+  counted_.resize(stats.models.size());
   for (size_t model = 0; model < stats.models.size(); ++model) {
     double fullest = 0;
     for (size_t g = 0; g < usage[model].total.size(); ++g) {
       const double total = static_cast<double>(usage[model].total[g]);
-      if (total > 0)
-        fullest = std::max(fullest, 1 - static_cast<double>(usage[model].free[g]) / total);
+      if (total <= 0) continue;
+      fullest = std::max(fullest, 1 - static_cast<double>(usage[model].free[g]) / total);
     }
     ModelMetrics& metrics = metrics_.model(model);
     metrics.requests_running->Set(static_cast<double>(stats.models[model].running));
     metrics.requests_waiting->Set(static_cast<double>(stats.models[model].waiting));
+    metrics.tokens_waiting->Set(static_cast<double>(stats.models[model].waiting_tokens));
     metrics.kv_cache_usage->Set(fullest);
+    CountModel(stats.models[model], counted_[model], metrics);
   }
+}
+
+void StepMeter::CountModel(const ModelStats& stats, ModelStats& counted, ModelMetrics& metrics) {
+  const auto count = [](uint64_t total, uint64_t& seen, prometheus::Counter* counter) {
+    if (total == seen) return;
+    counter->Increment(static_cast<double>(total - seen));
+    seen = total;
+  };
+  count(stats.computed_tokens, counted.computed_tokens, metrics.computed_tokens);
+  count(stats.recomputed_tokens, counted.recomputed_tokens, metrics.recomputed_tokens);
+  count(stats.overrun_tokens, counted.overrun_tokens, metrics.overrun_tokens);
+  count(stats.prefix_query_tokens, counted.prefix_query_tokens, metrics.prefix_cache_queries);
+  count(stats.prefix_hit_tokens, counted.prefix_hit_tokens, metrics.prefix_cache_hits);
+  count(stats.preemptions, counted.preemptions, metrics.preemptions);
 }
 
 }  // namespace tessera

@@ -6,6 +6,7 @@
 #define TESSERA_COORDINATOR_ENGINE_STEP_METER_H_
 
 #include <cstdint>
+#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/time/time.h"
@@ -31,11 +32,13 @@ class StepMeter {
     uint64_t last_step = 0;  // counted
   };
 
+  void CountModel(const ModelStats& stats, ModelStats& counted, ModelMetrics& metrics);
   void ObserveStep(const StepDone& done, absl::Time now);
   void ObserveRank(const cluster::v1::StepResult& result, absl::Time now);
 
   Metrics& metrics_;
   absl::flat_hash_map<uint32_t, Group> groups_;
+  std::vector<ModelStats> counted_;  // what the counters have seen, by model
 };
 
 }  // namespace tessera

@@ -65,17 +65,20 @@ double ResidentBytes() {
              : 0;
 }
 
-// The first kLabelValuesMax values of a label as they are, then "other".
+// The first `values_max` values of a label as they are, then "other".
 class LabelBound {
  public:
+  explicit LabelBound(size_t values_max = kLabelValuesMax) : values_max_(values_max) {}
+
   const std::string& Bound(const std::string& value) {
     if (values_.contains(value)) return value;
-    if (values_.size() >= kLabelValuesMax) return other_;
+    if (values_.size() >= values_max_) return other_;
     values_.insert(value);
     return value;
   }
 
  private:
+  const size_t values_max_;
   const std::string other_ = "other";
   std::set<std::string> values_;
 };
@@ -106,6 +109,7 @@ struct Metrics::Families {
     return Make(prometheus::BuildHistogram(), name, help);
   }
   void AddModels(const std::vector<std::string>& model_names);
+  void AddSchedulerMetrics();  // of the models there are
   RankSeries& Rank(uint32_t group, uint32_t rank) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
 
   prometheus::Registry registry;
@@ -117,6 +121,17 @@ struct Metrics::Families {
       MakeCounter("tessera_requests_total", "Finished requests by how they ended.");
   Family<Counter>& rejected = MakeCounter("tessera_admission_rejections_total",
                                           "Requests refused before any work, by reason.");
+  Family<Counter>& tenant_finished =
+      MakeCounter("tessera_tenant_requests_total", "Finished requests of a tenant.");
+  Family<Counter>& tenant_refused = MakeCounter("tessera_tenant_refusals_total",
+                                                "Requests refused by a limit of the tenant's own.");
+  Family<Counter>& tenant_prompt =
+      MakeCounter("tessera_tenant_prompt_tokens_total",
+                  "Prompt tokens of a tenant's requests that produced output.");
+  Family<Counter>& tenant_generation = MakeCounter("tessera_tenant_generation_tokens_total",
+                                                   "Tokens generated and emitted for a tenant.");
+  Family<Counter>& auth_failures = MakeCounter("tessera_authentication_failures_total",
+                                               "Calls without a valid API key, by reason.");
   Family<Counter>& http =
       MakeCounter("tessera_http_requests_total", "HTTP answers by route and status code.");
   Family<Counter>& grpc =
@@ -145,6 +160,10 @@ struct Metrics::Families {
   LabelBound methods ABSL_GUARDED_BY(mutex);
   LabelBound grpc_codes ABSL_GUARDED_BY(mutex);
   LabelBound kinds ABSL_GUARDED_BY(mutex);
+  LabelBound tenant_names ABSL_GUARDED_BY(mutex){kTenantLabelsMax};
+  LabelBound tenant_limits ABSL_GUARDED_BY(mutex);
+  LabelBound auth_reasons ABSL_GUARDED_BY(mutex);
+  std::map<std::string, TenantMetrics> tenants ABSL_GUARDED_BY(mutex);  // nodes stay in place
   std::map<std::pair<uint32_t, uint32_t>, RankSeries> ranks ABSL_GUARDED_BY(mutex);
 };
 
@@ -196,6 +215,37 @@ void Metrics::Families::AddModels(const std::vector<std::string>& model_names) {
         .steps = &steps.Add(labels),
         .ready = &ready.Add(labels),
     });
+  }
+  AddSchedulerMetrics();
+}
+
+void Metrics::Families::AddSchedulerMetrics() {
+  auto& tokens_waiting =
+      MakeGauge("tessera_tokens_waiting", "Tokens owed by what waits in the queue now.");
+  auto& computed = MakeCounter("tessera_computed_tokens_total", "Tokens computed by ranks.");
+  auto& recomputed = MakeCounter("tessera_recomputed_tokens_total",
+                                 "Computed tokens that had been computed before and were lost.");
+  auto& overrun = MakeCounter("tessera_overrun_tokens_total",
+                              "Computed tokens past the end of their sequence.");
+  auto& prefix_queries =
+      MakeCounter("tessera_prefix_cache_queries_total", "Tokens looked up in the prefix cache.");
+  auto& prefix_hits =
+      MakeCounter("tessera_prefix_cache_hits_total", "Tokens found in the prefix cache.");
+  auto& cached_prompt =
+      MakeCounter("tessera_cached_prompt_tokens_total", "Prompt tokens told to clients as cached.");
+  auto& preemptions =
+      MakeCounter("tessera_preemptions_total", "Sequences that gave up their blocks and waited.");
+  for (size_t i = 0; i < models.size(); ++i) {
+    const prometheus::Labels labels = {{"model_name", names[i]}};
+    ModelMetrics& model = models[i];
+    model.tokens_waiting = &tokens_waiting.Add(labels);
+    model.computed_tokens = &computed.Add(labels);
+    model.recomputed_tokens = &recomputed.Add(labels);
+    model.overrun_tokens = &overrun.Add(labels);
+    model.prefix_cache_queries = &prefix_queries.Add(labels);
+    model.prefix_cache_hits = &prefix_hits.Add(labels);
+    model.cached_prompt_tokens = &cached_prompt.Add(labels);
+    model.preemptions = &preemptions.Add(labels);
   }
 }
 
@@ -249,6 +299,41 @@ void Metrics::CountRejected(size_t model, const std::string& reason) {
       .Add({{"model_name", families_->names[model]},
             {"reason", families_->reject_reasons.Bound(reason)}})
       .Increment();
+}
+
+TenantMetrics& Metrics::tenant(const std::string& name) {
+  absl::MutexLock lock(&families_->mutex);
+  const std::string& label = families_->tenant_names.Bound(name);
+  const auto found = families_->tenants.find(label);
+  if (found != families_->tenants.end()) return found->second;
+  return families_->tenants
+      .emplace(label,
+               TenantMetrics{
+                   .prompt_tokens = &families_->tenant_prompt.Add({{"tenant", label}}),
+                   .generation_tokens = &families_->tenant_generation.Add({{"tenant", label}}),
+               })
+      .first->second;
+}
+
+void Metrics::CountTenantFinished(const std::string& tenant, const std::string& finish_reason) {
+  absl::MutexLock lock(&families_->mutex);
+  families_->tenant_finished
+      .Add({{"tenant", families_->tenant_names.Bound(tenant)},
+            {"finish_reason", families_->finish_reasons.Bound(finish_reason)}})
+      .Increment();
+}
+
+void Metrics::CountTenantRefused(const std::string& tenant, const std::string& limit) {
+  absl::MutexLock lock(&families_->mutex);
+  families_->tenant_refused
+      .Add({{"tenant", families_->tenant_names.Bound(tenant)},
+            {"limit", families_->tenant_limits.Bound(limit)}})
+      .Increment();
+}
+
+void Metrics::CountAuthFailure(const std::string& reason) {
+  absl::MutexLock lock(&families_->mutex);
+  families_->auth_failures.Add({{"reason", families_->auth_reasons.Bound(reason)}}).Increment();
 }
 
 void Metrics::CountHttp(const std::string& route, int code) {

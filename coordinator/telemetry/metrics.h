@@ -35,12 +35,29 @@ struct ModelMetrics {
   prometheus::Histogram* step_tokens;          // tokens per step
   prometheus::Counter* steps;
   prometheus::Gauge* ready;  // 1: a group of the model is ready and makes progress
+  prometheus::Gauge* tokens_waiting = nullptr;          // owed by what waits
+  prometheus::Counter* computed_tokens = nullptr;       // by ranks
+  prometheus::Counter* recomputed_tokens = nullptr;     // of computed_tokens
+  prometheus::Counter* overrun_tokens = nullptr;        // of computed_tokens
+  prometheus::Counter* prefix_cache_queries = nullptr;  // tokens
+  prometheus::Counter* prefix_cache_hits = nullptr;     // tokens
+  prometheus::Counter* cached_prompt_tokens = nullptr;  // as told to clients
+  prometheus::Counter* preemptions = nullptr;
+};
+
+// Metrics of one tenant (label `tenant`) that are counted with every token.
+struct TenantMetrics {
+  prometheus::Counter* prompt_tokens;
+  prometheus::Counter* generation_tokens;
 };
 
 // Label values of one label; what comes later is counted under "other".
 inline constexpr size_t kLabelValuesMax = 64;
 // Ranks, over all groups; later ones are counted under group "other", rank "other".
 inline constexpr size_t kRankSeriesMax = 1024;
+
+// Tenants with series of their own; later ones are counted under "other".
+inline constexpr size_t kTenantLabelsMax = 256;
 
 class Metrics {
  public:
@@ -57,6 +74,14 @@ class Metrics {
   void CountFinished(size_t model, const std::string& finish_reason);
   // tessera_admission_rejections_total{model_name, reason}
   void CountRejected(size_t model, const std::string& reason);
+  // The same object for a tenant's whole life, so that it need not be looked up per token.
+  TenantMetrics& tenant(const std::string& name);
+  // tessera_tenant_requests_total{tenant, finish_reason}
+  void CountTenantFinished(const std::string& tenant, const std::string& finish_reason);
+  // tessera_tenant_refusals_total{tenant, limit}: a limit of the tenant's own was met
+  void CountTenantRefused(const std::string& tenant, const std::string& limit);
+  // tessera_authentication_failures_total{reason}
+  void CountAuthFailure(const std::string& reason);
   // tessera_http_requests_total{route, code}
   void CountHttp(const std::string& route, int code);
   // tessera_grpc_requests_total{method, code}

@@ -33,10 +33,13 @@ MAY_INCLUDE = {
     "coordinator/sched/bench": ["models", "coordinator/kv", "coordinator/sched"],
     "coordinator/engine": ["coordinator/sched", "coordinator/telemetry"],
     "coordinator/cluster": ["models", "coordinator/sched", "coordinator/telemetry"],
+    "coordinator/sim": ["models", "coordinator/sched", "coordinator/cluster"],
+    "coordinator/tenants": ["coordinator/sched", "coordinator/engine", "coordinator/telemetry"],
     "coordinator/api": ["models", "coordinator/text", "coordinator/sched", "coordinator/engine",
-                        "coordinator/telemetry"],
+                        "coordinator/telemetry", "coordinator/tenants"],
     "coordinator": ["models", "coordinator/api", "coordinator/cluster", "coordinator/engine",
-                    "coordinator/sched", "coordinator/telemetry", "coordinator/text"],
+                    "coordinator/sched", "coordinator/telemetry", "coordinator/tenants",
+                    "coordinator/text"],
     "cli": ["models"],
 }
 # base/ is for everyone; these folders may also see the words of proto/.

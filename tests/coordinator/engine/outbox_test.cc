@@ -20,11 +20,14 @@ const absl::Time kStart = absl::FromUnixSeconds(3600);
 
 class OutboxTest : public ::testing::Test {
  protected:
-  std::shared_ptr<RequestStream> Open(RequestId id, size_t prompt) {
+  std::shared_ptr<RequestStream> Open(RequestId id, size_t prompt, uint32_t num_choices = 1) {
     auto request = std::make_shared<Request>();
     request->id = id;
     request->prompt.assign(prompt, 1);
     request->arrival = kStart;
+    request->tenant = "acme";
+    request->sampling.max_tokens = 10;
+    request->sampling.num_choices = num_choices;
     auto stream = std::make_shared<RequestStream>([this] { ++wakes_; });
     outbox_.Open(request, stream);
     return stream;
@@ -37,7 +40,7 @@ class OutboxTest : public ::testing::Test {
     update.first_scheduled = scheduled;
     return update;
   }
-  int64_t Publish(RequestUpdate update, absl::Time now) {
+  TurnOutcome Publish(RequestUpdate update, absl::Time now) {
     std::vector<RequestUpdate> updates;
     updates.push_back(std::move(update));
     return outbox_.Publish(std::move(updates), now);
@@ -74,20 +77,101 @@ TEST_F(OutboxTest, TimesAndTokensAreCountedOnce) {
   end.finished = true;
   end.reason = FinishReason::kLength;
   end.output_tokens = 4;
-  EXPECT_EQ(Publish(end, kStart + absl::Seconds(6)), 1);
+  end.cached_tokens = 16;
+  EXPECT_EQ(Publish(end, kStart + absl::Seconds(6)).ended, 1);
   const std::string text = metrics_.Expose();
-  for (const char* line : {"tessera_prompt_tokens_total{model_name=\"m\"} 30",
-                           "tessera_generation_tokens_total{model_name=\"m\"} 4",
-                           "tessera_request_queue_time_seconds_sum{model_name=\"m\"} 1",
-                           "tessera_time_to_first_token_seconds_sum{model_name=\"m\"} 3",
-                           "tessera_inter_token_latency_seconds_count{model_name=\"m\"} 3",
-                           "tessera_inter_token_latency_seconds_sum{model_name=\"m\"} 3",
-                           "tessera_e2e_request_latency_seconds_sum{model_name=\"m\"} 6",
-                           "tessera_request_prompt_tokens_sum{model_name=\"m\"} 30",
-                           "tessera_request_generation_tokens_sum{model_name=\"m\"} 4",
-                           "tessera_requests_total{finish_reason=\"length\",model_name=\"m\"} 1"}) {
+  for (const char* line :
+       {"tessera_prompt_tokens_total{model_name=\"m\"} 30",
+        "tessera_generation_tokens_total{model_name=\"m\"} 4",
+        "tessera_request_queue_time_seconds_sum{model_name=\"m\"} 1",
+        "tessera_time_to_first_token_seconds_sum{model_name=\"m\"} 3",
+        "tessera_inter_token_latency_seconds_count{model_name=\"m\"} 3",
+        "tessera_inter_token_latency_seconds_sum{model_name=\"m\"} 3",
+        "tessera_e2e_request_latency_seconds_sum{model_name=\"m\"} 6",
+        "tessera_request_prompt_tokens_sum{model_name=\"m\"} 30",
+        "tessera_request_generation_tokens_sum{model_name=\"m\"} 4",
+        "tessera_cached_prompt_tokens_total{model_name=\"m\"} 16",
+        "tessera_tenant_prompt_tokens_total{tenant=\"acme\"} 30",
+        "tessera_tenant_generation_tokens_total{tenant=\"acme\"} 4",
+        "tessera_tenant_requests_total{finish_reason=\"length\",tenant=\"acme\"} 1",
+        "tessera_requests_total{finish_reason=\"length\",model_name=\"m\"} 1"}) {
     EXPECT_THAT(text, HasSubstr(line));
   }
+}
+
+TEST_F(OutboxTest, ChoicesShareAStreamAndAreCountedTogether) {
+  auto stream = Open(1, 30, 3);
+  // The prompt's last row samples once for every choice; one of them ends with that.
+  std::vector<RequestUpdate> first;
+  for (uint32_t choice = 0; choice < 3; ++choice) {
+    RequestUpdate& update = first.emplace_back(Token(1, 0));
+    update.choice = choice;
+    update.logprobs = {TokenLogprobs{.logprob = -0.5f, .top = {{9, -0.5f}, {4, -2.0f}}}};
+    update.ended = choice == 1;
+  }
+  EXPECT_EQ(outbox_.Publish(std::move(first), kStart + absl::Seconds(1)).ended, 0);
+  RequestUpdate second = Token(1, 1);
+  second.choice = 2;
+  second.ended = true;
+  Publish(second, kStart + absl::Seconds(2));
+  RequestUpdate third = Token(1, 1);
+  third.ended = true;
+  Publish(third, kStart + absl::Seconds(4));
+  RequestUpdate end;
+  end.request = 1;
+  end.finished = true;
+  end.output_tokens = 5;
+  EXPECT_EQ(Publish(end, kStart + absl::Seconds(5)).ended, 1);
+  const std::vector<RequestUpdate> updates = stream->Take();
+  ASSERT_EQ(updates.size(), 6u);
+  EXPECT_EQ(updates[1].choice, 1u);
+  EXPECT_TRUE(updates[1].ended);
+  ASSERT_EQ(updates[1].logprobs.size(), 1u);
+  EXPECT_EQ(updates[1].logprobs[0].top.size(), 2u);
+  EXPECT_TRUE(updates[5].finished);
+  const std::string text = metrics_.Expose();
+  for (const char* line : {"tessera_prompt_tokens_total{model_name=\"m\"} 30",
+                           "tessera_generation_tokens_total{model_name=\"m\"} 5",
+                           "tessera_time_to_first_token_seconds_count{model_name=\"m\"} 1",
+                           "tessera_inter_token_latency_seconds_count{model_name=\"m\"} 2",
+                           "tessera_inter_token_latency_seconds_sum{model_name=\"m\"} 4",
+                           "tessera_request_generation_tokens_sum{model_name=\"m\"} 5",
+                           "tessera_request_queue_time_seconds_count{model_name=\"m\"} 1",
+                           "tessera_requests_total{finish_reason=\"stop\",model_name=\"m\"} 1"}) {
+    EXPECT_THAT(text, HasSubstr(line));
+  }
+}
+
+TEST_F(OutboxTest, ARequestWaitsUntilItRunsOrEnds) {
+  Open(1, 30, 2);
+  Open(2, 5);
+  Open(3, 7);
+  RequestUpdate early;  // says nothing about any row
+  early.request = 1;
+  EXPECT_EQ(Publish(early, kStart).begun.tokens, 0);
+  EXPECT_EQ(Publish(Token(1, 0), kStart).begun.tokens, 30 + 2 * 10);
+  EXPECT_EQ(Publish(Token(1, 1), kStart).begun.tokens, 0);  // once
+  RequestUpdate refused;
+  refused.request = 2;
+  refused.finished = true;
+  refused.reason = FinishReason::kDeadline;
+  const TurnOutcome outcome = Publish(refused, kStart);
+  EXPECT_EQ(outcome.begun.tokens, 15);
+  EXPECT_GT(outcome.begun.bytes, 0);
+  EXPECT_EQ(outbox_.CloseAll(absl::UnavailableError("bye"), kStart).begun.tokens, 17);
+}
+
+TEST_F(OutboxTest, BrokenUpdatesAreNotHandedOut) {
+  Open(1, 3, 2);
+  RequestUpdate gap = Token(1, 1);
+  EXPECT_DEATH(Publish(gap, kStart), "gets token 1 after 0 tokens");
+  RequestUpdate stranger = Token(1, 0);
+  stranger.choice = 2;
+  EXPECT_DEATH(Publish(stranger, kStart), "no choice 2");
+  RequestUpdate last = Token(1, 0);
+  last.ended = true;
+  Publish(last, kStart);
+  EXPECT_DEATH(Publish(Token(1, 1), kStart), "has ended before");
 }
 
 TEST_F(OutboxTest, ARefusalCountsAsRejectedAndNotAsServed) {
@@ -97,7 +181,7 @@ TEST_F(OutboxTest, ARefusalCountsAsRejectedAndNotAsServed) {
   end.finished = true;
   end.reason = FinishReason::kRejected;
   end.error = absl::InvalidArgumentError("too long");
-  EXPECT_EQ(Publish(end, kStart), 1);
+  EXPECT_EQ(Publish(end, kStart).ended, 1);
   const std::string text = metrics_.Expose();
   EXPECT_THAT(text,
               HasSubstr("tessera_requests_total{finish_reason=\"rejected\",model_name=\"m\"} 1"));
@@ -113,14 +197,14 @@ TEST_F(OutboxTest, CloseAllEndsWhatIsOpenOnce) {
   end.finished = true;
   Publish(end, kStart);
   Publish(Token(2, 0), kStart);
-  EXPECT_EQ(outbox_.CloseAll(absl::UnavailableError("bye"), kStart), 1);
+  EXPECT_EQ(outbox_.CloseAll(absl::UnavailableError("bye"), kStart).ended, 1);
   EXPECT_EQ(done->Take().size(), 1u);
   const std::vector<RequestUpdate> updates = open->Take();
   ASSERT_EQ(updates.size(), 2u);
   EXPECT_EQ(updates[1].reason, FinishReason::kError);
   EXPECT_EQ(updates[1].error.code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(updates[1].output_tokens, 1u);
-  EXPECT_EQ(outbox_.CloseAll(absl::UnavailableError("bye"), kStart), 0);
+  EXPECT_EQ(outbox_.CloseAll(absl::UnavailableError("bye"), kStart).ended, 0);
 }
 
 TEST(StepMeterTest, StepsAndRanksAreCountedOnceAndHeartbeatsAreNotSteps) {
@@ -184,6 +268,36 @@ TEST(StepMeterTest, GaugesComeFromTheSchedulerAndTheFullestKvGroup) {
   EXPECT_THAT(text, HasSubstr("tessera_requests_waiting{model_name=\"a\"} 3"));
   EXPECT_THAT(text, HasSubstr("tessera_requests_running{model_name=\"a\"} 2"));
   EXPECT_THAT(text, HasSubstr("tessera_kv_cache_usage_ratio{model_name=\"a\"} 0.5"));
+}
+
+TEST(StepMeterTest, CountersFollowTheSchedulersSums) {
+  Metrics metrics({"a", "b"});
+  StepMeter meter(metrics);
+  SchedulerStats stats;
+  stats.models.resize(2);
+  stats.models[1] = {.waiting_tokens = 70,
+                     .computed_tokens = 100,
+                     .recomputed_tokens = 20,
+                     .overrun_tokens = 3,
+                     .prefix_query_tokens = 64,
+                     .prefix_hit_tokens = 48,
+                     .preemptions = 2};
+  meter.Observe(stats);
+  meter.Observe(stats);
+  stats.models[1].computed_tokens = 105;
+  stats.models[1].preemptions = 3;
+  meter.Observe(stats);
+  const std::string text = metrics.Expose();
+  for (const char* line : {"tessera_tokens_waiting{model_name=\"b\"} 70",
+                           "tessera_computed_tokens_total{model_name=\"b\"} 105",
+                           "tessera_computed_tokens_total{model_name=\"a\"} 0",
+                           "tessera_recomputed_tokens_total{model_name=\"b\"} 20",
+                           "tessera_overrun_tokens_total{model_name=\"b\"} 3",
+                           "tessera_prefix_cache_queries_total{model_name=\"b\"} 64",
+                           "tessera_prefix_cache_hits_total{model_name=\"b\"} 48",
+                           "tessera_preemptions_total{model_name=\"b\"} 3"}) {
+    EXPECT_THAT(text, HasSubstr(line));
+  }
 }
 
 }  // namespace

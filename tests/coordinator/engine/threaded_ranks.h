@@ -5,10 +5,10 @@
 #define TESSERA_TESTS_COORDINATOR_ENGINE_THREADED_RANKS_H_
 
 #include <condition_variable>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -39,14 +39,14 @@ class ThreadedRanks : public StepExecutor {
   void BecomeReady(uint32_t num_blocks) {
     std::lock_guard lock(mutex_);
     ++epoch_;
-    plan_.reset();
+    plans_.clear();
     const GroupReady ready{.group = 0, .epoch = epoch_, .model = 0, .num_blocks = {num_blocks}};
     ranks_ = std::make_unique<FakeRanks>(ready, options_, 2, violations_);
     post_(ready);
   }
   void GetLost() {
     std::lock_guard lock(mutex_);
-    plan_.reset();
+    plans_.clear();
     ranks_.reset();
     post_(GroupLost{.group = 0, .epoch = epoch_, .reason = absl::UnavailableError("gone")});
   }
@@ -67,7 +67,7 @@ class ThreadedRanks : public StepExecutor {
     {
       std::lock_guard lock(mutex_);
       if (ranks_ == nullptr || plan.epoch() != epoch_) return;  // its loss is on its way
-      plan_ = std::move(plan);
+      plans_.push_back(std::move(plan));
     }
     changed_.notify_all();
   }
@@ -77,10 +77,10 @@ class ThreadedRanks : public StepExecutor {
     std::unique_lock lock(mutex_);
     while (!stopping_) {
       changed_.wait_for(lock, std::chrono::milliseconds(100),
-                        [this] { return stopping_ || (plan_.has_value() && !held_); });
-      if (stopping_ || !plan_.has_value() || held_) continue;
-      ranks_->Submit(*plan_);
-      plan_.reset();
+                        [this] { return stopping_ || (!plans_.empty() && !held_); });
+      if (stopping_ || plans_.empty() || held_) continue;
+      ranks_->Submit(plans_.front());
+      plans_.pop_front();
       post_(ranks_->Finish());
     }
   }
@@ -94,7 +94,7 @@ class ThreadedRanks : public StepExecutor {
   bool held_ = false;
   uint64_t epoch_ = 0;
   std::unique_ptr<FakeRanks> ranks_;
-  std::optional<cluster::v1::StepPlan> plan_;
+  std::deque<cluster::v1::StepPlan> plans_;  // in the order they are computed
   std::vector<std::string> violations_;
 };
 

@@ -31,6 +31,10 @@ std::map<std::string, std::string> ExposedFamilies() {
   metrics.CountGrpc("Generate", "OK");
   metrics.ObserveRank(0, 0, 1, 1, 1);
   metrics.AddRankDeviceSeconds(0, 0, "compute", 1);
+  metrics.tenant("t");
+  metrics.CountTenantFinished("t", "stop");
+  metrics.CountTenantRefused("t", "tokens_per_minute");
+  metrics.CountAuthFailure("missing");
   std::map<std::string, std::string> families;
   std::istringstream text(metrics.Expose());
   std::string hash, keyword, name, type;
@@ -140,12 +144,38 @@ TEST(MetricsTest, LabelsAreBounded) {
     metrics.CountHttp(absl::StrCat("/", i), 200);
     metrics.CountFinished(0, absl::StrCat("reason", i));
   }
+  for (size_t i = 0; i < 2 * kTenantLabelsMax; ++i) {
+    metrics.tenant(absl::StrCat("tenant", i)).generation_tokens->Increment();
+    metrics.CountTenantFinished(absl::StrCat("tenant", i), "stop");
+  }
   for (uint32_t i = 0; i < 2 * kRankSeriesMax; ++i) metrics.SetRankUp(i / 8, i % 8, true);
   const std::string text = metrics.Expose();
   EXPECT_EQ(CountSeries(text, "tessera_http_requests_total"), kLabelValuesMax + 1);
   EXPECT_EQ(CountSeries(text, "tessera_requests_total"), kLabelValuesMax + 1);
   EXPECT_EQ(CountSeries(text, "tessera_rank_up"), kRankSeriesMax + 1);
   EXPECT_THAT(text, HasSubstr("route=\"other\"} 936\n"));
+  EXPECT_EQ(CountSeries(text, "tessera_tenant_generation_tokens_total"), kTenantLabelsMax + 1);
+  EXPECT_EQ(CountSeries(text, "tessera_tenant_requests_total"), kTenantLabelsMax + 1);
+  EXPECT_EQ(ValueOf(text, "tessera_tenant_generation_tokens_total{tenant=\"other\"}"),
+            kTenantLabelsMax);
+}
+
+TEST(MetricsTest, ATenantKeepsItsSeries) {
+  Metrics metrics({"m"});
+  TenantMetrics& first = metrics.tenant("a");
+  for (int i = 0; i < 100; ++i) metrics.tenant(absl::StrCat("tenant", i));
+  EXPECT_EQ(&metrics.tenant("a"), &first);
+  first.prompt_tokens->Increment(3);
+  metrics.CountTenantRefused("a", "requests_in_flight");
+  metrics.CountTenantFinished("a", "length");
+  metrics.CountAuthFailure("expired");
+  const std::string text = metrics.Expose();
+  EXPECT_EQ(ValueOf(text, "tessera_tenant_prompt_tokens_total{tenant=\"a\"}"), 3);
+  EXPECT_EQ(
+      ValueOf(text, "tessera_tenant_refusals_total{limit=\"requests_in_flight\",tenant=\"a\"}"), 1);
+  EXPECT_EQ(ValueOf(text, "tessera_tenant_requests_total{finish_reason=\"length\",tenant=\"a\"}"),
+            1);
+  EXPECT_EQ(ValueOf(text, "tessera_authentication_failures_total{reason=\"expired\"}"), 1);
 }
 
 TEST(MetricsTest, ManyThreads) {
@@ -155,6 +185,7 @@ TEST(MetricsTest, ManyThreads) {
     threads.emplace_back([&metrics] {
       for (int n = 0; n < 500; ++n) {
         metrics.CountHttp("/r", 200);
+        metrics.tenant(absl::StrCat("t", n % 9)).generation_tokens->Increment();
         metrics.ObserveRank(0, 0, 1, 1, 1);
         if (n % 100 == 0) metrics.Expose();
       }
