@@ -18,13 +18,13 @@ constexpr int64_t kAgeMax = 4 * kPriorityMax;
 
 void FairQueue::SetTenants(absl::Span<const TenantPolicy> policies) {
   for (auto& [name, tenant] : tenants_) {
-    tenant.weight = 1;
+    tenant.rate = 1;
     tenant.kv_share = 1;
   }
   for (const TenantPolicy& policy : policies) {
     TESSERA_CHECK(policy.weight > 0 && policy.kv_share > 0) << "tenant " << policy.name;
     TenantState& tenant = Tenant(policy.name);
-    tenant.weight = policy.weight;
+    tenant.rate = 1 / policy.weight;
     tenant.kv_share = policy.kv_share;
   }
 }

@@ -32,7 +32,7 @@ struct TenantState {
   using Waiting = std::map<std::pair<uint64_t, uint32_t>, Sequence*>;  // by ticket and choice
 
   std::string name;
-  double weight = 1;
+  double rate = 1;  // of `used` per token: 1 / weight
   double kv_share = 1;
   double used = 0;          // the virtual counter, in weighted tokens
   int64_t num_running = 0;  // sequences
@@ -60,7 +60,7 @@ class FairQueue {
   // Priority with ageing, among those that wait.
   int Level(const Sequence& sequence, absl::Time now) const;
   // The tenant has used so many (unweighted) tokens.
-  static void Charge(TenantState& tenant, double tokens) { tenant.used += tokens / tenant.weight; }
+  static void Charge(TenantState& tenant, double tokens) { tenant.used += tokens * tenant.rate; }
 
   // In order of priority and arrival, tenant by tenant; for the rare look at everyone.
   std::vector<Sequence*> All() const;

@@ -19,7 +19,7 @@ int64_t NumScored(const Sequence& sequence, int64_t tokens) {
   if (!sequence.scores_prompt) return 0;
   const int64_t end = sequence.num_scheduled_tokens + tokens;
   return std::max<int64_t>(
-      std::min(end, sequence.num_prompt_tokens - 1) - sequence.num_scheduled_tokens, 0);
+      std::min(end, int64_t{sequence.num_prompt_tokens} - 1) - sequence.num_scheduled_tokens, 0);
 }
 
 }  // namespace
@@ -54,7 +54,7 @@ bool PlanBuilder::Hold(Sequence& sequence, int64_t tokens, bool may_take) {
   sequence.may_share = false;
   const int64_t held =
       std::max(blocks.BlocksFor(end) * blocks.block_size(), sequence.num_held_tokens);
-  sequence.request->tenant.held_tokens += held - sequence.num_held_tokens;
+  sequence.tenant->held_tokens += held - sequence.num_held_tokens;
   sequence.num_held_tokens = held;
   return true;
 }
@@ -91,8 +91,7 @@ int64_t PlanBuilder::ChunkOf(const Sequence& sequence) const {
   };
   if (chunk > 0 && outputs() > outputs_left_) --chunk;  // the last token in a later step
   if (chunk > 0 && outputs() > outputs_left_) return 0;
-  if (!decodes_.empty() && group_.cost.known() &&
-      options_.inter_token_target < absl::InfiniteDuration()) {
+  if (decodes_ && group_.cost.known() && options_.inter_token_target < absl::InfiniteDuration()) {
     const double left = absl::ToDoubleSeconds(options_.inter_token_target) -
                         group_.cost.Predict(next_.tokens, next_.attended);
     const int64_t bearable = group_.cost.TokensWithin(left, sequence.num_scheduled_tokens, chunk);
@@ -122,6 +121,9 @@ void PlanBuilder::TryPrefill(Sequence& sequence) {
 void PlanBuilder::TryProtected() {
   protected_ = Scheduler::State::OldestOf(group_);
   if (protected_ == nullptr) return;
+  decodes_ = std::any_of(group_.running.begin(), group_.running.end(), [](const Sequence* other) {
+    return Wanted(*other) == 1 && !other->unforked;
+  });
   const int64_t others = static_cast<int64_t>(group_.running.size()) - 1;
   tokens_left_ -= others;
   outputs_left_ -= std::min(others, outputs_left_ - protected_->num_slots());
@@ -139,20 +141,26 @@ bool PlanBuilder::ChooseRows() {
   TESSERA_CHECK(group_.ready) << "group " << group_.id << " cannot take a plan";
   tokens_left_ = options_.tokens_max;
   outputs_left_ = options_.rows_max;
-  // Those that leave on the way are still here, and not plannable.
-  for (Sequence* sequence : group_.running) {
-    const int64_t wanted = Wanted(*sequence);
-    if (wanted <= 0) continue;
-    (wanted > 1 || sequence->unforked ? prefills_ : decodes_).push_back(sequence);
-  }
-  next_.rows.reserve(decodes_.size() + prefills_.size());
+  next_.rows.reserve(group_.running.size());
   const int64_t asked = static_cast<int64_t>(group_.running.size()) * group_.blocks->block_size();
   if (group_.blocks->FreeTokens() < asked) TryProtected();
-  for (Sequence* sequence : decodes_) {
-    if (sequence != protected_ && IsPlannable(*sequence)) TryDecode(*sequence);
+  // A copy: who leaves on the way goes out of `running`, and is not plannable any more.
+  const std::vector<Sequence*> running = group_.running;
+  std::vector<Sequence*> prefills;
+  for (size_t i = 0; i < running.size(); ++i) {
+    if (i + 8 < running.size()) __builtin_prefetch(running[i + 8], 1);
+    Sequence& sequence = *running[i];
+    const int64_t wanted = Wanted(sequence);
+    if (wanted <= 0 || &sequence == protected_) continue;
+    if (wanted > 1 || sequence.unforked) {
+      prefills.push_back(&sequence);
+    } else {
+      decodes_ = true;
+      TryDecode(sequence);
+    }
   }
-  for (Sequence* sequence : prefills_) {
-    if (sequence != protected_ && IsPlannable(*sequence)) TryPrefill(*sequence);
+  for (Sequence* sequence : prefills) {
+    if (IsPlannable(*sequence)) TryPrefill(*sequence);
   }
   return !next_.rows.empty();
 }

@@ -37,7 +37,7 @@ class PlanBuilder {
   void AddRow(Sequence& sequence, int64_t tokens);
   void AddBlocks(Sequence& sequence, bool reset, uint32_t* num_new_blocks,
                  cluster::v1::StepPlan& plan) const;
-  void AddReset(const Sequence& sequence, int row, cluster::v1::StepPlan& plan) const;
+  void AddReset(Sequence& sequence, int row, cluster::v1::StepPlan& plan) const;
 
   Scheduler::State& state_;
   const SchedulerOptions& options_;
@@ -46,10 +46,9 @@ class PlanBuilder {
   Sequence* protected_ = nullptr;
   PlanInFlight next_;
   std::vector<BlockCopy> copies_;
-  std::vector<Sequence*> decodes_;   // running streams that want their next token
-  std::vector<Sequence*> prefills_;  // prompts, and what is computed again
   int64_t tokens_left_ = 0;
   int64_t outputs_left_ = 0;  // rows of logits
+  bool decodes_ = false;      // running streams want their next token
   bool has_prefill_ = false;  // among the chosen rows
 };
 

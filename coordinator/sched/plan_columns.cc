@@ -59,7 +59,7 @@ struct RowColumns {
 
 }  // namespace
 
-void PlanBuilder::AddReset(const Sequence& sequence, int row, StepPlan& plan) const {
+void PlanBuilder::AddReset(Sequence& sequence, int row, StepPlan& plan) const {
   const Request& request = *sequence.request->request;
   cluster::v1::SequenceReset& reset = *plan.add_resets();
   reset.set_row(static_cast<uint32_t>(row));
@@ -68,7 +68,8 @@ void PlanBuilder::AddReset(const Sequence& sequence, int row, StepPlan& plan) co
   reset.set_choice(sequence.choice);
   CopySampling(request.sampling, sequence.scores_prompt, *reset.mutable_sampling());
   if (!request.sampling.needs_history()) return;
-  reset.mutable_history()->Add(sequence.tokens.begin(), sequence.tokens.end());
+  const std::vector<int32_t>& tokens = sequence.tokens();
+  reset.mutable_history()->Add(tokens.begin(), tokens.end());
 }
 
 void PlanBuilder::AddBlocks(Sequence& sequence, bool reset, uint32_t* num_new_blocks,
@@ -97,6 +98,7 @@ void PlanBuilder::Fill(StepPlan& plan) {
   plan.mutable_source_row()->Reserve(rows);
   for (int i = 0; i < rows; ++i) {
     const PlannedRow& row = next_.rows[static_cast<size_t>(i)];
+    if (i + 8 < rows) __builtin_prefetch(next_.rows[static_cast<size_t>(i) + 8].sequence, 1);
     Sequence& sequence = *row.sequence;
     const int64_t start = sequence.num_scheduled_tokens;
     const bool reset = sequence.last_plan == 0;
@@ -113,7 +115,7 @@ void PlanBuilder::Fill(StepPlan& plan) {
       plan.mutable_source_step()->AddAlreadyReserved(sequence.last_plan);
       plan.mutable_source_row()->AddAlreadyReserved(sequence.last_row);
     } else {
-      const int32_t* from = sequence.tokens.data() + start;
+      const int32_t* from = sequence.tokens().data() + start;
       plan.mutable_tokens()->Add(from, from + row.num_tokens);
     }
     if (reset) AddReset(sequence, i, plan);
@@ -121,11 +123,11 @@ void PlanBuilder::Fill(StepPlan& plan) {
     sequence.last_plan = next_.step;
     sequence.num_scheduled_tokens = start + row.num_tokens;
     ++sequence.rows_in_flight;
-    ++sequence.request->rows_in_flight;
     sequence.last_row = static_cast<uint32_t>(i);
     if (row.num_samples > 0) ++sequence.num_pending;
-    if (sequence.request->first_scheduled == absl::InfiniteFuture()) {
-      sequence.request->first_scheduled = now_;
+    if (reset) {
+      absl::Time& first = sequence.request->first_scheduled;
+      first = std::min(first, now_);
     }
   }
   for (const BlockCopy& copy : copies_) {

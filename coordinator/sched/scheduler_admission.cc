@@ -204,7 +204,8 @@ void Scheduler::State::Admit(uint32_t model, absl::Time now) {
   std::vector<Sequence*> passed_over;
   bool has_reclaimed = false;
   while (Sequence* sequence = state.queue.Next(now, borrows)) {
-    const std::pair place_in_line = {sequence->request->ticket, sequence->choice};
+    const std::pair<uint64_t, uint32_t> place_in_line = {sequence->request->ticket,
+                                                         sequence->choice};
     if (state.blocked == place_in_line && state.blocked_version == state.room_version) break;
     if (MissesDeadline(*sequence, now)) {
       Finish(*sequence->request, FinishReason::kDeadline,

@@ -117,16 +117,11 @@ void Scheduler::State::CommitRows(GroupState& group, const PlanInFlight& plan,
     // Sequences lie anywhere in memory; what comes next is on its way meanwhile.
     if (i + 16 < num_rows) {
       __builtin_prefetch(rows[i + 16].sequence, 1);
-      __builtin_prefetch(&rows[i + 16].sequence->tokens, 1);
-    }
-    if (i + 8 < num_rows) {
-      const Sequence& ahead = *rows[i + 8].sequence;
-      __builtin_prefetch(ahead.request, 1);
-      __builtin_prefetch(ahead.tokens.data() + ahead.tokens.size(), 1);
+      __builtin_prefetch(&rows[i + 16].sequence->kept_tokens, 1);
+      __builtin_prefetch(&rows[i + 16].sequence->num_recent, 1);
     }
     const PlannedRow& row = rows[i];
     Sequence& sequence = *row.sequence;
-    --sequence.rows_in_flight;
     const bool is_over = sequence.status != SequenceStatus::kRunning;
     counted.computed_tokens += static_cast<uint64_t>(row.num_tokens);
     if (is_over) {
@@ -137,7 +132,7 @@ void Scheduler::State::CommitRows(GroupState& group, const PlanInFlight& plan,
     if (row.num_scored > 0) CommitPromptScores(row, is_over, [&] { return scores.Next(); });
     if (row.num_samples == 1 && !row.wants_logprobs && !is_over && *sampled >= 0) {
       --sequence.num_pending;
-      CommitToken(sequence, *sampled++, {});
+      CommitToken(sequence, *sampled++);
     } else if (row.num_samples > 0) {
       std::vector<std::vector<TokenLogprobs>> logprobs(static_cast<size_t>(row.num_samples));
       for (size_t s = 0; s < logprobs.size() && row.wants_logprobs; ++s) {
@@ -149,11 +144,11 @@ void Scheduler::State::CommitRows(GroupState& group, const PlanInFlight& plan,
       }
       sampled += row.num_samples;
     }
+    ReleaseRow(sequence);
     if (sequence.leaving && sequence.status == SequenceStatus::kRunning &&
         sequence.rows_in_flight == 0) {
       Requeue(sequence);
     }
-    ReleaseRow(sequence);
   }
   SweepRunning(group);
   over.clear();
@@ -163,13 +158,13 @@ void Scheduler::State::CommitComputed(GroupState& group, Sequence& sequence, int
   const int64_t before = sequence.num_computed_tokens;
   sequence.num_computed_tokens += tokens;
   group.owed_tokens -= tokens;
-  if (before < sequence.num_computed_before) {
+  if (sequence.recomputes) {
     const int64_t again = std::min(sequence.num_computed_tokens, sequence.num_computed_before);
-    models[group.model]->counted.recomputed_tokens += static_cast<uint64_t>(again - before);
+    models[group.model]->counted.recomputed_tokens +=
+        static_cast<uint64_t>(std::max<int64_t>(again - before, 0));
+    sequence.recomputes = sequence.num_computed_tokens < sequence.num_computed_before;
   }
-  sequence.num_computed_before =
-      std::max(sequence.num_computed_before, sequence.num_computed_tokens);
-  FairQueue::Charge(sequence.request->tenant,
+  FairQueue::Charge(*sequence.tenant,
                     static_cast<double>(sequence.num_held_tokens) * kHeldTokenCost);
   if (sequence.num_computed_tokens >= sequence.content_due) {
     NameContent(sequence, sequence.num_computed_tokens);
@@ -228,7 +223,7 @@ void Scheduler::State::CommitSampled(GroupState& group, Sequence& sequence, cons
     return;
   }
   if (sequence.unforked) Fork(group, sequence, tokens, logprobs);
-  CommitToken(sequence, tokens[0], std::move(logprobs[0]));
+  CommitScored(sequence, tokens[0], std::move(logprobs[0]));
 }
 
 void Scheduler::State::Fork(GroupState& group, Sequence& parent, const int32_t* tokens,
@@ -245,7 +240,6 @@ void Scheduler::State::Fork(GroupState& group, Sequence& parent, const int32_t* 
     child->num_computed_tokens = parent.num_computed_tokens;
     child->num_scheduled_tokens = parent.num_computed_tokens;
     child->num_held_tokens = parent.num_held_tokens;
-    child->num_computed_before = parent.num_computed_tokens;
     child->num_content_blocks = parent.num_content_blocks;
     child->hashes = parent.hashes;
     child->group = &group;
@@ -256,35 +250,39 @@ void Scheduler::State::Fork(GroupState& group, Sequence& parent, const int32_t* 
     request.tenant.held_tokens += child->num_held_tokens;
     ++request.tenant.num_running;
     request.sequences.push_back(std::move(child));
-    CommitToken(*request.sequences.back(), tokens[choice], std::move(logprobs[choice]));
+    CommitScored(*request.sequences.back(), tokens[choice], std::move(logprobs[choice]));
   }
 }
 
-void Scheduler::State::CommitToken(Sequence& sequence, int32_t token,
-                                   std::vector<TokenLogprobs> logprobs) {
-  RequestState& request = *sequence.request;
+void Scheduler::State::CommitToken(Sequence& sequence, int32_t token) {
   const int64_t index = sequence.num_output();
-  sequence.tokens.push_back(token);
+  sequence.Append(token);
   ++sequence.group->owed_tokens;
-  FairQueue::Charge(request.tenant, kSampleCost);
+  FairQueue::Charge(*sequence.tenant, kSampleCost);
   RequestUpdate& update = updates.emplace_back();
-  update.request = request.id;
+  update.request = sequence.request_id;
   update.choice = sequence.choice;
   update.first_index = static_cast<uint32_t>(index);
   update.tokens.push_back(token);
-  update.logprobs = std::move(logprobs);
-  update.first_scheduled = request.first_scheduled;
-  const bool stops = std::find(request.stop_token_ids.begin(), request.stop_token_ids.end(),
-                               token) != request.stop_token_ids.end();
+  if (index == 0) update.first_scheduled = sequence.request->first_scheduled;
+  const bool stops = sequence.StopsAt(token);
   if (!stops && sequence.num_tokens() < sequence.num_tokens_max) return;
   update.ended = true;
   update.reason = stops ? FinishReason::kStop : FinishReason::kLength;
   EndChoice(sequence, update.reason, index + 1);
-  if (request.request->sampling.has_stop_strings) {
+  if (sequence.request->request->sampling.has_stop_strings) {
     sequence.awaits_text = true;
   } else {
     Confirm(sequence);
   }
+}
+
+void Scheduler::State::CommitScored(Sequence& sequence, int32_t token,
+                                    std::vector<TokenLogprobs> logprobs) {
+  // Its update comes next, and the end of the request, if it has one, in the same or behind it.
+  const size_t place = updates.size();
+  CommitToken(sequence, token);
+  updates[place].logprobs = std::move(logprobs);
 }
 
 }  // namespace tessera

@@ -88,6 +88,12 @@ absl::Status CollectInFlight(const GroupState& group, const SchedulerOptions& op
   return absl::OkStatus();
 }
 
+int64_t RowsInFlight(const RequestState& request) {
+  int64_t rows = 0;
+  for (const auto& sequence : request.sequences) rows += sequence->rows_in_flight;
+  return rows;
+}
+
 struct TenantUse {
   int64_t running = 0;
   int64_t held = 0;
@@ -165,16 +171,17 @@ absl::Status Scheduler::Validate() const {
     for (const auto& sequence : request->sequences) {
       open += sequence->status != SequenceStatus::kEnded ? 1 : 0;
     }
-    if (request->finished || request->rows_in_flight != rows_of[request.get()]) {
+    if (request->finished || RowsInFlight(*request) != rows_of[request.get()]) {
       return absl::InternalError(
-          absl::StrCat("request ", id, " counts ", request->rows_in_flight, " rows in flight"));
+          absl::StrCat("request ", id, " counts ", RowsInFlight(*request), " rows in flight"));
     }
   }
   if (open != listed) {
     return absl::InternalError(absl::StrCat(open, " open sequences, ", listed, " wait or run"));
   }
   for (const auto& [pointer, request] : state.finished_in_flight) {
-    if (!request->finished || request->rows_in_flight != rows_of[request.get()]) {
+    if (!request->finished || RowsInFlight(*request) == 0 ||
+        RowsInFlight(*request) != rows_of[request.get()]) {
       return absl::InternalError("a finished request is kept without need");
     }
   }

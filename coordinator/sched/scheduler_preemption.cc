@@ -18,8 +18,7 @@ struct Victim {
 };
 
 Victim ToVictim(Scheduler::State& state, Sequence& sequence, absl::Time now) {
-  const bool over =
-      state.IsOverShare(sequence.request->request->model, sequence.request->tenant);
+  const bool over = state.IsOverShare(sequence.request->request->model, sequence.request->tenant);
   const int level = state.ModelOf(sequence).queue.Level(sequence, now);
   // What others hold too need not be computed again.
   const int64_t lost = std::min(sequence.num_scheduled_tokens,

@@ -18,7 +18,7 @@ PrefixChain Scheduler::State::ChainOf(Sequence& sequence, int64_t blocks) const 
   const Request& request = *sequence.request->request;
   const CacheDomain& domain = request.cache;
   const int64_t num_shared = domain.num_shared_tokens / options.block_size;
-  const absl::Span<const int32_t> tokens = sequence.tokens;
+  const absl::Span<const int32_t> tokens = sequence.tokens();
   PrefixChain chain;
   chain.root = sequence.request->prefix_root;
   const size_t size = static_cast<size_t>(options.block_size);

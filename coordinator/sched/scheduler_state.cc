@@ -67,6 +67,9 @@ void Scheduler::State::ResetSequence(Sequence& sequence) {
   sequence.has_news = true;
   sequence.content_due = 0;
   sequence.scores_prompt = false;
+  sequence.num_computed_before =
+      std::max(sequence.num_computed_before, sequence.num_computed_tokens);
+  sequence.recomputes = sequence.num_computed_before > 0;
   sequence.num_computed_tokens = 0;
   sequence.num_scheduled_tokens = 0;
   sequence.num_held_tokens = 0;
@@ -93,7 +96,6 @@ void Scheduler::State::LoseGroup(GroupState& group) {
   group.ready = false;
   for (const PlanInFlight& plan : std::exchange(group.in_flight, {})) {
     for (const PlannedRow& row : plan.rows) {
-      --row.sequence->rows_in_flight;
       ReleaseRow(*row.sequence);
     }
   }
@@ -179,14 +181,16 @@ void Scheduler::State::Finish(RequestState& request, FinishReason reason, absl::
   request.finished = true;
   auto node = requests.extract(request.id);
   TESSERA_CHECK(!node.empty()) << "request " << request.id << " ends twice";
-  if (request.rows_in_flight > 0) {
+  if (request.HasRowsInFlight()) {
     finished_in_flight.emplace(&request, std::move(node.mapped()));
   }
 }
 
 void Scheduler::State::ReleaseRow(Sequence& sequence) {
+  --sequence.rows_in_flight;
+  if (sequence.status != SequenceStatus::kEnded || sequence.rows_in_flight > 0) return;
   RequestState& request = *sequence.request;
-  if (--request.rows_in_flight > 0 || !request.finished) return;
+  if (!request.finished || request.HasRowsInFlight()) return;
   auto node = finished_in_flight.extract(&request);
   TESSERA_CHECK(!node.empty()) << "request " << request.id << " was not kept";
   over.push_back(std::move(node.mapped()));

@@ -69,7 +69,8 @@ struct Scheduler::State {
   void Fork(GroupState& group, Sequence& parent, const int32_t* tokens,
             std::vector<std::vector<TokenLogprobs>>& logprobs);
   // The token extends its choice, and may end it.
-  void CommitToken(Sequence& sequence, int32_t token, std::vector<TokenLogprobs> logprobs);
+  void CommitToken(Sequence& sequence, int32_t token);
+  void CommitScored(Sequence& sequence, int32_t token, std::vector<TokenLogprobs> logprobs);
   // Takes out of `running` what does not run any more.
   static void SweepRunning(GroupState& group);
 
@@ -112,7 +113,8 @@ struct Scheduler::State {
             const BlockManager::PrefixHit& hit) const;
   BlockManager::PrefixHit FindHit(const GroupState& group, Sequence& sequence) const;
   void Enter(const Place& place, Sequence& sequence);
-  // The tenant holds more of the model's KV cache than its share, or would with so many tokens more.
+  // The tenant holds more of the model's KV cache than its share, or would with so many tokens
+  // more.
   bool IsOverShare(uint32_t model, const TenantState& tenant, int64_t more_tokens = 0) const;
   // A waiting sequence would put its tenant over its share.
   bool Borrows(uint32_t model, const Sequence& sequence) const;

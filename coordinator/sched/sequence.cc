@@ -6,24 +6,35 @@
 #include <utility>
 
 namespace tessera {
+namespace {
+
+int32_t StopOf(const Request& request, size_t index) {
+  const std::vector<int32_t>& stops = request.sampling.stop_token_ids;
+  return index < stops.size() ? stops[index] : Sequence::kNoStop;
+}
+
+}  // namespace
 
 Sequence::Sequence(RequestState& parent, uint32_t choice_in, int64_t context_max)
     : wants_logprobs(parent.request->sampling.logprobs),
-      request(&parent),
-      tokens(parent.request->prompt),
-      num_tokens_max(std::min(
-          static_cast<int64_t>(tokens.size()) + int64_t{parent.request->sampling.max_tokens},
-          context_max)),
-      choice(choice_in),
-      num_prompt_tokens(static_cast<int64_t>(tokens.size())) {}
+      has_more_stops(parent.request->sampling.stop_token_ids.size() > 2),
+      choice(static_cast<uint16_t>(choice_in)),
+      kept_tokens(parent.request->prompt),
+      request_id(parent.id),
+      tenant(&parent.tenant),
+      num_prompt_tokens(static_cast<int32_t>(kept_tokens.size())),
+      num_tokens_max(static_cast<int32_t>(std::min(
+          int64_t{num_prompt_tokens} + int64_t{parent.request->sampling.max_tokens}, context_max))),
+      stops{StopOf(*parent.request, 0), StopOf(*parent.request, 1)},
+      request(&parent) {}
 
 RequestState::RequestState(std::shared_ptr<const Request> request_in, uint64_t ticket_in,
                            TenantState& tenant_in)
-    : id(request_in->id),
-      tenant(tenant_in),
-      stop_token_ids(request_in->sampling.stop_token_ids.begin(),
-                     request_in->sampling.stop_token_ids.end()),
-      request(std::move(request_in)),
-      ticket(ticket_in) {}
+    : id(request_in->id), tenant(tenant_in), request(std::move(request_in)), ticket(ticket_in) {}
+
+bool RequestState::HasRowsInFlight() const {
+  return std::any_of(sequences.begin(), sequences.end(),
+                     [](const auto& sequence) { return sequence->rows_in_flight > 0; });
+}
 
 }  // namespace tessera

@@ -8,6 +8,8 @@
 #ifndef TESSERA_COORDINATOR_SCHED_SEQUENCE_H_
 #define TESSERA_COORDINATOR_SCHED_SEQUENCE_H_
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -27,51 +29,74 @@ struct TenantState;
 enum class SequenceStatus : uint8_t { kWaiting, kRunning, kEnded };
 
 struct alignas(64) Sequence {
+  static constexpr int32_t kNoStop = -1;
+
   Sequence(RequestState& parent, uint32_t choice_in, int64_t context_max);
 
-  // Read and written in every step: two cache lines.
+  // Read and written in every step: two cache lines, and nothing of the request.
   SequenceStatus status = SequenceStatus::kWaiting;
   bool leaving = false;        // preempted: no new rows; waits again once its rows are answered
   bool may_share = false;      // the block of the next position may be another sequence's too
   bool unforked = false;       // the row that reaches the prompt's end draws all choices
   const bool wants_logprobs;   // of sampled tokens
   bool has_news = true;        // the ranks must be told its tables, or what was added to them
+  bool recomputes = false;     // less is computed than once was
+  const bool has_more_stops;   // than `stops` holds
   uint8_t rows_in_flight = 0;  // at most one per plan in flight
   uint8_t num_pending = 0;     // of these, rows that draw: tokens that nobody knows yet
-  uint32_t last_row = 0;       // in plan `last_plan`
+  const uint16_t choice;
+  uint32_t last_row = 0;             // in plan `last_plan`
   int64_t num_computed_tokens = 0;   // by rows that are answered
   int64_t num_scheduled_tokens = 0;  // by these and those in flight
   int64_t num_held_tokens = 0;       // positions that the tables hold
-  RequestState* request;
-  uint64_t chosen_step = 0;     // the last plan it was chosen for, which may be the one being made
-  uint64_t last_plan = 0;       // step id of the last plan with a row of this sequence, 0 for none
-  std::vector<int32_t> tokens;  // prompt and committed output
-  int64_t num_tokens_max;       // prompt and output; the last one is never computed
-  int64_t content_due = 0;      // so many computed tokens complete a block that is named at once
-  int64_t num_computed_before = 0;  // most tokens ever computed, in any life
-  uint64_t id = 0;                  // in plans; another one on every admission
-  GroupState* group = nullptr;      // while running
+  uint64_t id = 0;                   // in plans; another one on every admission
+  uint64_t chosen_step = 0;  // the last plan it was chosen for, which may be the one being made
+  uint64_t last_plan = 0;    // step id of the last plan with a row of this sequence, 0 for none
 
-  const uint32_t choice;
-  const int64_t num_prompt_tokens;
+  std::vector<int32_t> kept_tokens;  // see tokens()
+  int64_t content_due = 0;  // so many computed tokens complete a block that is named at once
+  const RequestId request_id;
+  TenantState* const tenant;
+  const int32_t num_prompt_tokens;
+  const int32_t num_tokens_max;        // prompt and output; the last one is never computed
+  const std::array<int32_t, 2> stops;  // the first stop tokens, kNoStop where there are fewer
+
+  // The last few tokens, on their way to kept_tokens: every sequence has those on a page of its
+  // own, and touching a thousand pages in a step costs more than everything else.
+  uint32_t num_recent = 0;
+  std::array<int32_t, 15> recent;
+
+  // Now and then.
+  RequestState* const request;
+  GroupState* group = nullptr;  // while running
   BlockTables tables;
-  std::vector<BlockHash> hashes;   // of its leading whole blocks, as far as they were needed
-  int64_t num_content_blocks = 0;  // leading blocks whose content the pool was told
-  size_t num_told_blocks = 0;      // of each table, that the ranks know
-  int64_t num_shared_tokens = 0;   // in blocks that others held too when it was admitted
-  bool scores_prompt = false;      // rows report prompt log probabilities in this life
-  bool awaits_text = false;        // ended by itself, the text side has not answered
-  bool confirmed = false;          // its end is final
-  int64_t num_output_tokens = 0;   // when ended: up to its end
+  std::vector<BlockHash> hashes;    // of its leading whole blocks, as far as they were needed
+  int64_t num_computed_before = 0;  // most tokens computed in any earlier life
+  int64_t num_content_blocks = 0;   // leading blocks whose content the pool was told
+  size_t num_told_blocks = 0;       // of each table, that the ranks know
+  int64_t num_shared_tokens = 0;    // in blocks that others held too when it was admitted
+  bool scores_prompt = false;       // rows report prompt log probabilities in this life
+  bool awaits_text = false;         // ended by itself, the text side has not answered
+  bool confirmed = false;           // its end is final
+  int64_t num_output_tokens = 0;    // when ended: up to its end
   FinishReason reason = FinishReason::kStop;  // when ended
 
-  int64_t num_tokens() const { return static_cast<int64_t>(tokens.size()); }
+  // Prompt and committed output.
+  const std::vector<int32_t>& tokens() {
+    kept_tokens.insert(kept_tokens.end(), recent.begin(), recent.begin() + num_recent);
+    num_recent = 0;
+    return kept_tokens;
+  }
+  void Append(int32_t token) {
+    if (num_recent == recent.size()) tokens();
+    recent[num_recent++] = token;
+  }
+  bool StopsAt(int32_t token) const;
+  int64_t num_tokens() const { return static_cast<int64_t>(kept_tokens.size()) + num_recent; }
   int64_t num_output() const { return num_tokens() - num_prompt_tokens; }
-  // Committed tokens that no row has computed or is about to.
-  int64_t num_unscheduled_tokens() const { return num_tokens() - num_scheduled_tokens; }
   int64_t num_owed_tokens() const { return num_tokens() - num_computed_tokens; }
   // Positions that must fit into the KV cache for the whole possible length.
-  int64_t num_kv_tokens_max() const { return num_tokens_max - 1; }
+  int64_t num_kv_tokens_max() const { return int64_t{num_tokens_max} - 1; }
   // Rows of a step that the sequence may need: as many as choices come out of it.
   int64_t num_slots() const;
 };
@@ -80,16 +105,11 @@ struct RequestState {
   RequestState(std::shared_ptr<const Request> request_in, uint64_t ticket_in,
                TenantState& tenant_in);
 
-  // Read in every step.
   const RequestId id;
-  TenantState& tenant;         // of the request's model
-  int64_t rows_in_flight = 0;  // of all its sequences; kept alive until they are answered
-  const absl::InlinedVector<int32_t, 4> stop_token_ids;
-  absl::Time first_scheduled = absl::InfiniteFuture();
-  bool finished = false;
-
+  TenantState& tenant;  // of the request's model
   const std::shared_ptr<const Request> request;
   const uint64_t ticket;  // order of arrival; what comes back keeps its place
+  bool finished = false;
   bool caches = false;    // its blocks are looked up and named
   BlockHash prefix_root;  // of their chain, when it caches
   absl::InlinedVector<std::unique_ptr<Sequence>, 1> sequences;  // by choice
@@ -97,9 +117,19 @@ struct RequestState {
   int64_t num_prompt_scored = 1;  // leading prompt positions whose log probability was told
   uint32_t num_confirmed = 0;     // choices
   uint32_t cached_tokens = 0;
+  absl::Time first_scheduled = absl::InfiniteFuture();
 
+  // Kept alive until they are answered.
+  bool HasRowsInFlight() const;
   int64_t num_prompt_tokens() const { return static_cast<int64_t>(request->prompt.size()); }
 };
+
+inline bool Sequence::StopsAt(int32_t token) const {
+  if (token == stops[0] || token == stops[1]) return true;
+  if (!has_more_stops) return false;
+  const std::vector<int32_t>& all = request->request->sampling.stop_token_ids;
+  return std::find(all.begin(), all.end(), token) != all.end();
+}
 
 inline int64_t Sequence::num_slots() const {
   return unforked ? int64_t{request->request->sampling.num_choices} : 1;
