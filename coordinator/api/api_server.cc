@@ -33,7 +33,11 @@ struct ApiServer::State {
              .version = options.version,
              .started = clock.Now(),
              .progress_deadline = options.progress_deadline,
-             .random = api::RandomSource(options.seed)},
+             .authenticate = options.authenticate,
+             .limits = options.limits,
+             .bodies = std::make_shared<api::BodyBudget>(options.body_bytes_max),
+             .random = api::RandomSource(options.seed),
+             .anyone = {}},
         pool(options.io_threads),
         health_timer(pool.MakeSerial().strand()) {}
 
@@ -94,6 +98,10 @@ absl::StatusOr<Address> ApiServer::State::StartHttp() {
   http_options.idle_deadline = options.idle_deadline;
   http_options.read_deadline = options.read_deadline;
   http_options.write_deadline = options.write_deadline;
+  http_options.identify = [this](std::string_view path, std::string_view authorization) {
+    return api::IdentifyCall(door, path, authorization);
+  };
+  http_options.bodies = door.bodies;
   http_options.router = [this](api::HttpCall& call) { api::RouteCall(door, call); };
   http_options.make_request_id = [this] { return door.random.NextId("req-"); };
   http_options.draining = [this] { return door.draining.load(std::memory_order_relaxed); };

@@ -18,6 +18,8 @@
 #include "coordinator/api/served_model.h"
 #include "coordinator/engine/engine.h"
 #include "coordinator/telemetry/metrics.h"
+#include "coordinator/tenants/caller.h"
+#include "coordinator/tenants/tenant_limits.h"
 
 namespace tessera {
 
@@ -35,6 +37,9 @@ struct ApiOptions {
   absl::Duration read_deadline = absl::Seconds(30);     // first byte of a request to its last
   absl::Duration write_deadline = absl::Seconds(30);    // one write to a slow reader
   absl::Duration progress_deadline = absl::Seconds(5);  // of a group that counts as ready
+  size_t body_bytes_max = size_t{256} << 20;            // of all request bodies held at once
+  Authenticate authenticate;                            // unset: everybody is the tenant "default"
+  TenantLimits* limits = nullptr;                       // null: none; must outlive the server
   std::optional<uint64_t> seed;  // of drawn seeds and ids; unset: from the operating system
 };
 

@@ -2,6 +2,7 @@
 
 #include "coordinator/api/prompt.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -60,6 +61,22 @@ absl::StatusOr<std::vector<int32_t>> CheckFits(const ServedModel& model, std::ve
   return ids;
 }
 
+std::string TemplateRole(const ChatTurn& turn) {
+  return turn.role == "developer" ? "system" : turn.role;
+}
+
+// The variables of the chat template for the first `count` turns.
+std::string TemplateInput(const std::vector<ChatTurn>& turns, size_t count,
+                          bool add_generation_prompt) {
+  nlohmann::ordered_json input;
+  input["messages"] = nlohmann::ordered_json::array();
+  for (size_t i = 0; i < count; ++i) {
+    input["messages"].push_back({{"role", TemplateRole(turns[i])}, {"content", turns[i].content}});
+  }
+  input["add_generation_prompt"] = add_generation_prompt;
+  return input.dump();
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<int32_t>> TokenizeText(const ServedModel& model, std::string_view text,
@@ -101,9 +118,8 @@ absl::StatusOr<std::vector<int32_t>> PromptFromChat(const ServedModel& model,
                                              turns.size()));
   }
   size_t bytes = 0;
-  nlohmann::ordered_json messages = nlohmann::ordered_json::array();
   for (size_t i = 0; i < turns.size(); ++i) {
-    const std::string role = turns[i].role == "developer" ? "system" : turns[i].role;
+    const std::string role = TemplateRole(turns[i]);
     if (role != "system" && role != "user" && role != "assistant" && role != "tool") {
       return BadParam(absl::StrCat("messages[", i, "].role"),
                       "must be system, developer, user, assistant or tool");
@@ -112,21 +128,29 @@ absl::StatusOr<std::vector<int32_t>> PromptFromChat(const ServedModel& model,
       return BadParam(absl::StrCat("messages[", i, "].content"), "must be valid UTF-8");
     }
     bytes += turns[i].content.size();
-    messages.push_back({{"role", role}, {"content", turns[i].content}});
   }
   TESSERA_RETURN_IF_ERROR(CheckTextSize(model, bytes, "messages"));
-  nlohmann::ordered_json input;
-  input["messages"] = std::move(messages);
-  input["add_generation_prompt"] = true;
-  auto ids = model.chat_template->Encode(input.dump(), now);
+  auto ids = model.chat_template->Encode(TemplateInput(turns, turns.size(), true), now);
   if (!ids.ok()) return AboutInput(ids.status(), "messages");
   return CheckFits(model, *std::move(ids), "messages");
 }
 
+uint32_t CountSystemTokens(const ServedModel& model, const std::vector<ChatTurn>& turns,
+                           const std::vector<int32_t>& prompt, absl::Time now) {
+  size_t leading = 0;
+  while (leading < turns.size() && TemplateRole(turns[leading]) == "system") ++leading;
+  if (leading == 0) return 0;
+  const auto alone = model.chat_template->Encode(TemplateInput(turns, leading, false), now);
+  if (!alone.ok()) return 0;  // a template that wants a user's turn: nothing is known to be common
+  const auto [differs, ignored] =
+      std::mismatch(prompt.begin(), prompt.end(), alone->begin(), alone->end());
+  return static_cast<uint32_t>(differs - prompt.begin());
+}
+
 absl::StatusOr<std::string> Detokenize(const ServedModel& model, const std::vector<int32_t>& ids,
-                                       const std::string& param) {
+                                       bool skip_special, const std::string& param) {
   TESSERA_RETURN_IF_ERROR(CheckIds(model, ids, param));
-  auto text = model.tokenizer->Decode(ids, /*skip_special=*/false);
+  auto text = model.tokenizer->Decode(ids, skip_special);
   if (!text.ok()) return AboutInput(text.status(), param);
   return text;
 }

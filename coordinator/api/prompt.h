@@ -19,6 +19,11 @@ inline constexpr size_t kMessagesMax = 4096;  // of one conversation
 // Text longer than this many bytes per token of context is refused before it is tokenized.
 inline constexpr int64_t kPromptBytesPerTokenMax = 256;
 
+struct Prompt {
+  std::vector<int32_t> ids;
+  uint32_t num_shared_tokens = 0;  // CacheDomain::num_shared_tokens
+};
+
 struct ChatTurn {
   std::string role;  // system, developer (taken as system), user, assistant, tool
   std::string content;
@@ -37,9 +42,13 @@ absl::StatusOr<std::vector<int32_t>> PromptFromTokens(const ServedModel& model,
 absl::StatusOr<std::vector<int32_t>> PromptFromChat(const ServedModel& model,
                                                     const std::vector<ChatTurn>& turns,
                                                     absl::Time now);
-// Token ids -> text, special tokens written out.
+// How many of the first tokens of that prompt its leading system messages alone decide: what it has
+// in common with the rendering of just these.
+uint32_t CountSystemTokens(const ServedModel& model, const std::vector<ChatTurn>& turns,
+                           const std::vector<int32_t>& prompt, absl::Time now);
+// Token ids -> text. `skip_special`: control tokens add nothing, else they are written out.
 absl::StatusOr<std::string> Detokenize(const ServedModel& model, const std::vector<int32_t>& ids,
-                                       const std::string& param);
+                                       bool skip_special, const std::string& param);
 
 }  // namespace tessera::api
 

@@ -7,6 +7,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "coordinator/engine/retry_after.h"
 
 namespace tessera::api {
 namespace {
@@ -44,7 +45,7 @@ constexpr std::array<StatusRow, 16> kTable = {{
     {StatusCode::kUnavailable, 503, grpc::UNAVAILABLE, "service_unavailable", "service_unavailable",
      true, false},
     {StatusCode::kDataLoss, 500, grpc::DATA_LOSS, "server_error", "internal_error", false, true},
-    {StatusCode::kUnauthenticated, 401, grpc::UNAUTHENTICATED, "authentication_error",
+    {StatusCode::kUnauthenticated, 401, grpc::UNAUTHENTICATED, "invalid_request_error",
      "invalid_api_key", false, false},
 }};
 
@@ -94,6 +95,13 @@ int HttpOf(const absl::Status& status) {
   int http = 0;
   if (absl::SimpleAtoi(PayloadOf(status, kHttpPayload), &http)) return http;
   return RowOf(status.code()).http;
+}
+
+std::optional<int64_t> RetrySecondsOf(const absl::Status& status) {
+  if (status.ok()) return std::nullopt;
+  if (const std::optional<int64_t> own = RetryAfterOf(status)) return own;
+  if (RowOf(status.code()).retry_after) return kRetryAfterSeconds;
+  return std::nullopt;
 }
 
 absl::Status BadParam(const std::string& param, const std::string& message) {

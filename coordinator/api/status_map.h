@@ -7,6 +7,8 @@
 
 #include <grpcpp/support/status.h>
 
+#include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -14,6 +16,7 @@
 
 namespace tessera::api {
 
+// Where a status says that a client may come back, and not when.
 inline constexpr int kRetryAfterSeconds = 1;
 
 struct StatusRow {
@@ -39,6 +42,9 @@ absl::Status WithHttp(absl::Status status, int http);
 std::string ParamOf(const absl::Status& status);  // "" where there is none
 std::string CodeOf(const absl::Status& status);
 int HttpOf(const absl::Status& status);
+// The seconds of Retry-After and of the gRPC trailer `retry-after`, at least 1: the status's own
+// (engine/retry_after.h), else kRetryAfterSeconds where the table has one, else none.
+std::optional<int64_t> RetrySecondsOf(const absl::Status& status);
 
 // INVALID_ARGUMENT about a parameter: "`param` message".
 absl::Status BadParam(const std::string& param, const std::string& message);

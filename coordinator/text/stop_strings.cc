@@ -58,7 +58,7 @@ std::optional<size_t> StopStrings::Step(char byte) {
   return complete;
 }
 
-StopStrings::Result StopStrings::Push(std::string_view text) {
+StopStrings::Result StopStrings::Push(std::string_view text, size_t exempt) {
   if (stopped_) return {};
   Result result;
   result.text = std::exchange(held_, {});
@@ -66,6 +66,13 @@ StopStrings::Result StopStrings::Push(std::string_view text) {
     result.text += text[at];
     const std::optional<size_t> complete = Step(text[at]);
     if (!complete) continue;
+    if (at < exempt) {
+      // Not a match, but its end may be the beginning of the next one.
+      for (Pattern& pattern : patterns_) {
+        if (pattern.matched == pattern.text.size()) pattern.matched = pattern.borders.back();
+      }
+      continue;
+    }
     stopped_ = true;
     if (!include_stop_) {
       result.text.resize(result.text.size() - patterns_[*complete].text.size());

@@ -35,8 +35,9 @@ class StopStrings {
   static absl::StatusOr<StopStrings> Create(std::vector<std::string> stops, bool include_stop);
 
   // The stop string that ends first counts; of several that end there, the longest, then the first
-  // listed. After a match the stream is over: nothing more is given out.
-  Result Push(std::string_view text);
+  // listed. After a match the stream is over: nothing more is given out. One that ends in the first
+  // `exempt` bytes of `text` does not count.
+  Result Push(std::string_view text, size_t exempt = 0);
   // The end of the stream without a match: what was held back.
   std::string Finish();
 

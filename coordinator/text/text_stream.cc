@@ -2,15 +2,19 @@
 // Runs on the I/O thread of the stream.
 #include "coordinator/text/text_stream.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/check.h"
+#include "coordinator/text/utf8.h"
 
 namespace tessera::text {
 
 TextStream::TextStream(std::shared_ptr<const Tokenizer> tokenizer, StopStrings stops,
-                       bool skip_special)
-    : detokenizer_(std::move(tokenizer), skip_special), stops_(std::move(stops)) {}
+                       bool skip_special, size_t min_tokens)
+    : detokenizer_(std::move(tokenizer), skip_special),
+      stops_(std::move(stops)),
+      min_tokens_(min_tokens) {}
 
 TextStream::Output TextStream::Push(absl::Span<const int32_t> ids) {
   Output output;
@@ -32,8 +36,19 @@ TextStream::Output TextStream::Finish() {
   return output;
 }
 
+size_t TextStream::ExemptBytes(const Detokenizer::Delta& delta) const {
+  if (tokens_ < min_tokens_) return delta.text.size();
+  if (delta.earlier == 0) return 0;
+  // Of the held tokens, ascending, those from `first` on may end the stream.
+  const auto first = std::lower_bound(held_.begin(), held_.end(), min_tokens_,
+                                      [](size_t index, size_t min) { return index + 1 < min; });
+  const size_t counting = static_cast<size_t>(held_.end() - first) * delta.earlier_unit;
+  return delta.earlier - std::min(delta.earlier, counting);
+}
+
 bool TextStream::Emit(const Detokenizer::Delta& delta, Output* output) {
-  StopStrings::Result result = stops_.Push(delta.text);
+  characters_ += CountCharacters(delta.text);
+  StopStrings::Result result = stops_.Push(delta.text, ExemptBytes(delta));
   output->text += result.text;
   if (!result.match) return false;
   size_t index = tokens_ - 1;

@@ -31,8 +31,9 @@ class TextStream {
     std::optional<Stop> stop;  // set once; Push after it gives nothing
   };
 
+  // A stop string that the first `min_tokens` - 1 tokens complete does not count.
   TextStream(std::shared_ptr<const Tokenizer> tokenizer, StopStrings stops,
-             bool skip_special = true);
+             bool skip_special = true, size_t min_tokens = 0);
 
   // Tokens after the one that completed a stop string add nothing.
   Output Push(absl::Span<const int32_t> ids);
@@ -40,14 +41,23 @@ class TextStream {
   Output Finish();
 
   size_t tokens() const { return tokens_; }  // pushed so far, up to a stop
+  // The first so many of them are part of the stream whatever comes: a stop string may still turn
+  // out to have ended with any later one.
+  size_t certain_tokens() const { return held_.empty() ? tokens_ : held_.front() + 1; }
+  // Characters made so far, those that stop strings hold back included.
+  size_t characters() const { return characters_; }
 
  private:
+  // How many of the first bytes of a delta come from tokens before the min_tokens-th.
+  size_t ExemptBytes(const Detokenizer::Delta& delta) const;
   // Sends a delta through the stop strings; true on a match.
   bool Emit(const Detokenizer::Delta& delta, Output* output);
 
   Detokenizer detokenizer_;
   StopStrings stops_;
+  size_t min_tokens_;
   size_t tokens_ = 0;
+  size_t characters_ = 0;
   std::vector<size_t> held_;  // indices of the tokens whose bytes the detokenizer holds
 };
 

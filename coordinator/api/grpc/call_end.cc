@@ -20,6 +20,13 @@ std::string CallRequestId(FrontDoor& door, const grpc::CallbackServerContext& co
   return door.random.NextId("req-");
 }
 
+absl::StatusOr<Caller> CallCaller(const FrontDoor& door,
+                                  const grpc::CallbackServerContext& context) {
+  const auto found = context.client_metadata().find("authorization");
+  if (found == context.client_metadata().end()) return door.Identify("");
+  return door.Identify({found->second.data(), found->second.size()});
+}
+
 absl::Time CallDeadline(const grpc::CallbackServerContext& context) {
   const std::chrono::system_clock::time_point deadline = context.deadline();
   if (deadline == std::chrono::system_clock::time_point::max()) return absl::InfiniteFuture();
@@ -30,8 +37,8 @@ grpc::Status EndCall(FrontDoor& door, grpc::CallbackServerContext& context, cons
                      const std::string& request_id, const absl::Status& status) {
   context.AddTrailingMetadata("x-request-id", request_id);
   const StatusRow& row = RowOf(status.code());
-  if (!status.ok() && row.retry_after) {
-    context.AddTrailingMetadata("retry-after", std::to_string(kRetryAfterSeconds));
+  if (const auto seconds = RetrySecondsOf(status)) {
+    context.AddTrailingMetadata("retry-after", std::to_string(*seconds));
   }
   if (!status.ok() && row.internal) {
     spdlog::error("request {} {} failed: {}", request_id, method, status.ToString());

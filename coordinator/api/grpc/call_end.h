@@ -8,6 +8,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "coordinator/api/front_door.h"
 
@@ -15,6 +16,9 @@ namespace tessera::api {
 
 // The client's x-request-id, or one of ours.
 std::string CallRequestId(FrontDoor& door, const grpc::CallbackServerContext& context);
+// Who calls, by the metadata `authorization`.
+absl::StatusOr<Caller> CallCaller(const FrontDoor& door,
+                                  const grpc::CallbackServerContext& context);
 absl::Time CallDeadline(const grpc::CallbackServerContext& context);
 // Sets the trailers, counts the call, and gives what to Finish with. Once per call, before Finish.
 grpc::Status EndCall(FrontDoor& door, grpc::CallbackServerContext& context, const char* method,

@@ -10,47 +10,50 @@
 namespace tessera::api {
 namespace {
 
-absl::Status RefuseReserved(const v1::SamplingParams& sampling, int32_t priority) {
-  const auto refuse = [](const char* field) {
-    return Unsupported(field, "is not supported by this server yet");
-  };
-  if (sampling.has_min_p() && sampling.min_p() != 0) return refuse("min_p");
-  if (sampling.has_presence_penalty() && sampling.presence_penalty() != 0) {
-    return refuse("presence_penalty");
-  }
-  if (sampling.has_frequency_penalty() && sampling.frequency_penalty() != 0) {
-    return refuse("frequency_penalty");
-  }
-  if (sampling.has_repetition_penalty() && sampling.repetition_penalty() != 1) {
-    return refuse("repetition_penalty");
-  }
-  if (!sampling.logit_bias().empty()) return refuse("logit_bias");
-  if (sampling.has_n() && sampling.n() != 1) return refuse("n");
-  if (sampling.has_top_logprobs() && sampling.top_logprobs() != 0) return refuse("top_logprobs");
-  if (sampling.has_min_tokens() && sampling.min_tokens() != 0) return refuse("min_tokens");
-  if (priority != 0) return refuse("priority");
-  return absl::OkStatus();
-}
-
 uint32_t Bounded(int64_t value) {
   return static_cast<uint32_t>(std::clamp<int64_t>(value, 0, std::numeric_limits<uint32_t>::max()));
 }
 
+void FillLogprobs(int32_t token, const TokenLogprobs& scores, v1::TokenLogprobs* proto) {
+  proto->set_token_id(token);
+  proto->set_logprob(scores.logprob);
+  for (const auto& [id, logprob] : scores.top) {
+    v1::TokenLogprobs::Alternative* alternative = proto->add_top();
+    alternative->set_token_id(id);
+    alternative->set_logprob(logprob);
+  }
+}
+
 }  // namespace
 
-absl::StatusOr<GenerateParams> ToParams(const v1::SamplingParams& sampling, int32_t priority) {
-  const absl::Status reserved = RefuseReserved(sampling, priority);
-  if (!reserved.ok()) return reserved;
+GenerateParams ToParams(const v1::SamplingParams& sampling, std::optional<int32_t> priority) {
   GenerateParams params;
   if (sampling.has_temperature()) params.temperature = sampling.temperature();
   if (sampling.has_top_k()) params.top_k = sampling.top_k();
   if (sampling.has_top_p()) params.top_p = sampling.top_p();
+  if (sampling.has_min_p()) params.min_p = sampling.min_p();
+  if (sampling.has_presence_penalty()) params.presence_penalty = sampling.presence_penalty();
+  if (sampling.has_frequency_penalty()) params.frequency_penalty = sampling.frequency_penalty();
+  if (sampling.has_repetition_penalty()) params.repetition_penalty = sampling.repetition_penalty();
+  for (const auto& [id, bias] : sampling.logit_bias()) params.logit_bias.emplace_back(id, bias);
+  params.allowed_token_ids.assign(sampling.allowed_token_ids().begin(),
+                                  sampling.allowed_token_ids().end());
+  params.banned_token_ids.assign(sampling.banned_token_ids().begin(),
+                                 sampling.banned_token_ids().end());
+  params.bad_words.assign(sampling.bad_words().begin(), sampling.bad_words().end());
   if (sampling.has_seed()) params.seed = sampling.seed();
+  if (sampling.has_n()) params.n = sampling.n();
   if (sampling.has_max_tokens()) params.max_tokens = sampling.max_tokens();
+  if (sampling.has_min_tokens()) params.min_tokens = sampling.min_tokens();
   params.stop.assign(sampling.stop().begin(), sampling.stop().end());
   params.stop_token_ids.assign(sampling.stop_token_ids().begin(), sampling.stop_token_ids().end());
   params.ignore_eos = sampling.ignore_eos();
   params.include_stop = sampling.include_stop();
+  if (sampling.logprobs() || sampling.top_logprobs() > 0) {
+    params.top_logprobs = sampling.top_logprobs();
+  }
+  if (sampling.has_prompt_logprobs()) params.prompt_logprobs = sampling.prompt_logprobs();
+  params.priority = priority;
   return params;
 }
 
@@ -77,13 +80,34 @@ v1::Model ToProto(const ServedModel& model, bool ready) {
   return proto;
 }
 
-void FillEnd(const Generation::Delta& end, v1::GenerateResponse* response) {
-  response->set_finish_reason(end.reason == FinishReason::kLength ? v1::FINISH_REASON_LENGTH
-                                                                  : v1::FINISH_REASON_STOP);
-  response->set_stop_reason(end.stop_reason);
-  response->mutable_usage()->set_prompt_tokens(end.usage.prompt_tokens);
-  response->mutable_usage()->set_completion_tokens(end.usage.completion_tokens);
-  response->mutable_usage()->set_cached_tokens(end.usage.cached_tokens);
+v1::GenerateResponse ToProto(const ChoiceDelta& delta) {
+  v1::GenerateResponse proto;
+  proto.set_choice(delta.choice);
+  proto.set_text(delta.text);
+  proto.mutable_token_ids()->Add(delta.token_ids.begin(), delta.token_ids.end());
+  for (size_t i = 0; i < delta.logprobs.size(); ++i) {
+    FillLogprobs(delta.token_ids[i], delta.logprobs[i], proto.add_logprobs());
+  }
+  if (!delta.ended) return proto;
+  proto.set_finish_reason(delta.reason == FinishReason::kLength ? v1::FINISH_REASON_LENGTH
+                                                                : v1::FINISH_REASON_STOP);
+  proto.set_stop_reason(delta.stop_reason);
+  return proto;
+}
+
+v1::Usage ToProto(const Usage& usage) {
+  v1::Usage proto;
+  proto.set_prompt_tokens(usage.prompt_tokens);
+  proto.set_completion_tokens(usage.completion_tokens);
+  proto.set_cached_tokens(usage.cached_tokens);
+  return proto;
+}
+
+void FillPromptLogprobs(absl::Span<const int32_t> prompt, absl::Span<const TokenLogprobs> scores,
+                        v1::GenerateResponse* response) {
+  for (size_t i = 0; i < scores.size(); ++i) {
+    FillLogprobs(prompt[i + 1], scores[i], response->add_prompt_logprobs());
+  }
 }
 
 }  // namespace tessera::api

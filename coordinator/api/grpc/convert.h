@@ -3,9 +3,10 @@
 #ifndef TESSERA_COORDINATOR_API_GRPC_CONVERT_H_
 #define TESSERA_COORDINATOR_API_GRPC_CONVERT_H_
 
+#include <optional>
 #include <vector>
 
-#include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "coordinator/api/generation.h"
 #include "coordinator/api/prompt.h"
 #include "coordinator/api/served_model.h"
@@ -14,12 +15,15 @@
 
 namespace tessera::api {
 
-// UNIMPLEMENTED naming the field where a reserved one asks for something.
-absl::StatusOr<GenerateParams> ToParams(const v1::SamplingParams& sampling, int32_t priority);
+GenerateParams ToParams(const v1::SamplingParams& sampling, std::optional<int32_t> priority);
 std::vector<ChatTurn> ToTurns(const v1::ChatRequest& request);
 v1::Model ToProto(const ServedModel& model, bool ready);
-// The end of a stream into its last message.
-void FillEnd(const Generation::Delta& end, v1::GenerateResponse* response);
+// What is new of a choice.
+v1::GenerateResponse ToProto(const ChoiceDelta& delta);
+v1::Usage ToProto(const Usage& usage);
+// `scores` of the prompt's tokens from the second on.
+void FillPromptLogprobs(absl::Span<const int32_t> prompt, absl::Span<const TokenLogprobs> scores,
+                        v1::GenerateResponse* response);
 
 }  // namespace tessera::api
 

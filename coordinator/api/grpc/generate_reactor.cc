@@ -2,8 +2,11 @@
 
 #include "coordinator/api/grpc/generate_reactor.h"
 
+#include <algorithm>
+#include <iterator>
 #include <utility>
 
+#include "base/status.h"
 #include "coordinator/api/grpc/call_end.h"
 #include "coordinator/api/grpc/convert.h"
 
@@ -19,42 +22,57 @@ GenerateReactor::GenerateReactor(FrontDoor& door, SerialExecutor executor,
       method_(method),
       request_id_(CallRequestId(door, *context)),
       arrival_(door.clock.Now()),
+      body_lease_(door.bodies),
       write_timer_(executor_.strand()) {}
 
 GenerateReactor* GenerateReactor::Launch(FrontDoor& door, SerialExecutor executor,
                                          absl::Duration write_deadline,
                                          grpc::CallbackServerContext* context, const char* method,
-                                         Prepare prepare) {
+                                         size_t request_bytes, Prepare prepare) {
   auto reactor =
       std::make_shared<GenerateReactor>(door, std::move(executor), write_deadline, context, method);
   reactor->self_ = reactor;
-  reactor->executor_.Post([reactor, prepare = std::move(prepare)] { reactor->Begin(prepare); });
+  reactor->executor_.Post([reactor, request_bytes, prepare = std::move(prepare)] {
+    reactor->Begin(request_bytes, prepare);
+  });
   return reactor.get();
 }
 
-void GenerateReactor::Begin(const Prepare& prepare) {
+void GenerateReactor::Begin(size_t request_bytes, const Prepare& prepare) {
   if (cancelled_) return End(absl::CancelledError("the call was cancelled"));
-  auto call = prepare();
-  if (!call.ok()) return End(call.status());
-  call->params.deadline = CallDeadline(*context_);
-  model_ = call->model->name;
-  auto generation = door_.Generate(*call->model, call->params, std::move(call->prompt), arrival_,
-                                   "gen-", [weak = weak_from_this(), executor = executor_] {
-                                     executor.Post([weak] {
-                                       if (const auto alive = weak.lock()) alive->Pump();
-                                     });
-                                   });
-  if (!generation.ok()) return End(generation.status());
-  generation_ = *std::move(generation);
+  const absl::Status begun = TryBegin(request_bytes, prepare);
+  if (!begun.ok()) End(begun);
+}
+
+absl::Status GenerateReactor::TryBegin(size_t request_bytes, const Prepare& prepare) {
+  TESSERA_ASSIGN_OR_RETURN(const Caller caller, CallCaller(door_, *context_));
+  TESSERA_RETURN_IF_ERROR(body_lease_.GrowTo(request_bytes));
+  TESSERA_ASSIGN_OR_RETURN(PreparedCall call, prepare(caller));
+  call.params.deadline = CallDeadline(*context_);
+  model_ = call.model->name;
+  TESSERA_ASSIGN_OR_RETURN(
+      generation_,
+      door_.Generate(*call.model, call.params, caller, std::move(call.prompt), arrival_, "gen-",
+                     [weak = weak_from_this(), executor = executor_] {
+                       executor.Post([weak] {
+                         if (const auto alive = weak.lock()) alive->Pump();
+                       });
+                     }));
+  pending_.resize(generation_->request().sampling.num_choices);
+  return absl::OkStatus();
 }
 
 void GenerateReactor::Pump() {
   if (ended_ || generation_ == nullptr) return;
-  if (!end_.finished) {
+  if (!finished_) {
     Generation::Delta delta = generation_->Poll();
-    pending_.mutable_text()->append(delta.text);
-    pending_.mutable_token_ids()->Add(delta.token_ids.begin(), delta.token_ids.end());
-    if (delta.finished) end_ = std::move(delta);
+    for (ChoiceDelta& choice : delta.choices) pending_[choice.choice].Append(std::move(choice));
+    prompt_logprobs_.insert(prompt_logprobs_.end(),
+                            std::make_move_iterator(delta.prompt_logprobs.begin()),
+                            std::make_move_iterator(delta.prompt_logprobs.end()));
+    finished_ = delta.finished;
+    status_ = std::move(delta.status);
+    usage_ = delta.usage;
   }
   Send();
 }
@@ -63,20 +81,38 @@ void GenerateReactor::Send() {
   if (ended_ || writing_) return;
   if (cancelled_) return End(absl::CancelledError("the call was cancelled"));
   if (sent_end_) return End(absl::OkStatus());
-  const bool has_output = !pending_.text().empty() || pending_.token_ids_size() > 0;
-  if (end_.finished && !end_.status.ok() && !has_output) return End(end_.status);
-  if (!has_output && !end_.finished) return;
-  if (end_.finished && end_.status.ok()) {
-    FillEnd(end_, &pending_);
-    sent_end_ = true;
+  const auto has_output = [](const ChoiceDelta& choice) { return !choice.empty(); };
+  size_t chosen = pending_.size();
+  for (size_t i = 0; i < pending_.size() && chosen == pending_.size(); ++i) {
+    const size_t at = (turn_ + i) % pending_.size();
+    if (!pending_[at].empty()) chosen = at;
   }
-  pending_.set_id(generation_->request().public_id);
-  pending_.set_model(model_);
-  if (std::exchange(first_, false)) pending_.set_seed(generation_->request().sampling.seed);
-  writing_message_ = std::exchange(pending_, v1::GenerateResponse());
+  if (chosen == pending_.size()) {
+    if (finished_) End(status_);
+    return;
+  }
+  turn_ = chosen + 1;
+  ChoiceDelta delta = std::exchange(pending_[chosen], ChoiceDelta());
+  // The last choice's end comes with the request's, so there is a message for the usage.
+  sent_end_ =
+      finished_ && status_.ok() && std::none_of(pending_.begin(), pending_.end(), has_output);
+  writing_message_ = NextMessage(std::move(delta), sent_end_);
   writing_ = true;
   ArmWriteDeadline();
   StartWrite(&writing_message_);
+}
+
+v1::GenerateResponse GenerateReactor::NextMessage(ChoiceDelta delta, bool last) {
+  const Request& request = generation_->request();
+  v1::GenerateResponse message = ToProto(delta);
+  message.set_id(request.public_id);
+  message.set_model(model_);
+  if (std::exchange(first_, false)) {
+    message.set_seed(request.sampling.seed);
+    FillPromptLogprobs(request.prompt, std::exchange(prompt_logprobs_, {}), &message);
+  }
+  if (last) *message.mutable_usage() = ToProto(usage_);
+  return message;
 }
 
 void GenerateReactor::ArmWriteDeadline() {
@@ -114,6 +150,7 @@ void GenerateReactor::OnDone() {
   executor.Post([self] {
     self->write_timer_.cancel();
     self->generation_.reset();
+    self->body_lease_.Release();
   });
 }
 

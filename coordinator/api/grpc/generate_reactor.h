@@ -1,6 +1,6 @@
 // One Generate or Chat call: runs the generation on a strand of the I/O pool and streams its text.
-// The next message is written only when the last one has gone out; text that comes meanwhile goes
-// in one piece. gRPC's threads only post to the strand.
+// The next message is written only when the last one has gone out; what comes meanwhile of one
+// choice goes in one piece, and the choices take turns. gRPC's threads only post to the strand.
 
 #ifndef TESSERA_COORDINATOR_API_GRPC_GENERATE_REACTOR_H_
 #define TESSERA_COORDINATOR_API_GRPC_GENERATE_REACTOR_H_
@@ -25,19 +25,19 @@ namespace tessera::api {
 struct PreparedCall {
   const ServedModel* model = nullptr;
   GenerateParams params;
-  std::vector<int32_t> prompt;
+  Prompt prompt;
 };
 
 class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
                               public std::enable_shared_from_this<GenerateReactor> {
  public:
-  using Prepare = std::function<absl::StatusOr<PreparedCall>()>;
-  // `prepare` parses, validates and tokenizes; it runs on the strand. The reactor owns itself until
-  // OnDone.
+  using Prepare = std::function<absl::StatusOr<PreparedCall>(const Caller& caller)>;
+  // `prepare` parses, validates and tokenizes; it runs on the strand. `request_bytes`: what the
+  // call's message holds of the server's memory. The reactor owns itself until OnDone.
   static GenerateReactor* Launch(FrontDoor& door, SerialExecutor executor,
                                  absl::Duration write_deadline,
                                  grpc::CallbackServerContext* context, const char* method,
-                                 Prepare prepare);
+                                 size_t request_bytes, Prepare prepare);
 
   GenerateReactor(FrontDoor& door, SerialExecutor executor, absl::Duration write_deadline,
                   grpc::CallbackServerContext* context, const char* method);
@@ -48,7 +48,9 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
 
  private:
   // All on the strand.
-  void Begin(const Prepare& prepare);
+  void Begin(size_t request_bytes, const Prepare& prepare);
+  absl::Status TryBegin(size_t request_bytes, const Prepare& prepare);
+  v1::GenerateResponse NextMessage(ChoiceDelta delta, bool last);
   void Pump();
   void Send();
   void End(const absl::Status& status);
@@ -63,11 +65,16 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   const absl::Time arrival_;
   std::shared_ptr<GenerateReactor> self_;  // set in Launch, let go in OnDone
 
+  BodyLease body_lease_;  // gRPC keeps the message until the call is done
   std::unique_ptr<Generation> generation_;
   boost::asio::steady_timer write_timer_;
-  v1::GenerateResponse pending_;  // not written yet; bounded by the request's max_tokens
+  std::vector<ChoiceDelta> pending_;  // by choice, not written yet; bounded by the request's limits
+  std::vector<TokenLogprobs> prompt_logprobs_;  // for the first message
+  size_t turn_ = 0;                             // the choice that is asked first for a message
   v1::GenerateResponse writing_message_;
-  Generation::Delta end_;
+  bool finished_ = false;  // the generation; then:
+  absl::Status status_;
+  Usage usage_;
   std::string model_;
   bool first_ = true;
   bool writing_ = false;

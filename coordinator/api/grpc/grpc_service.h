@@ -4,6 +4,10 @@
 #ifndef TESSERA_COORDINATOR_API_GRPC_GRPC_SERVICE_H_
 #define TESSERA_COORDINATOR_API_GRPC_GRPC_SERVICE_H_
 
+#include <google/protobuf/message.h>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "coordinator/api/front_door.h"
 #include "coordinator/api/io_pool.h"
@@ -34,8 +38,10 @@ class GrpcService final : public v1::Tessera::CallbackService {
                                      v1::Model* response) override;
 
  private:
-  grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context, const char* method,
-                                   const absl::Status& status);
+  // Runs `answer` at once, for a caller that may call and a message that there is room for.
+  grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, const char* method,
+                                   const google::protobuf::Message& request,
+                                   absl::FunctionRef<absl::Status(const Caller& caller)> answer);
 
   FrontDoor& door_;
   IoPool& pool_;

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,15 +20,18 @@ namespace tessera::api {
 
 class GenerationReply : public std::enable_shared_from_this<GenerationReply> {
  public:
-  // Submits the request and answers the call, now or as tokens come.
+  // Submits the request and answers the call, now or as tokens come. `echo_text`: what the answer
+  // begins with, set where the client asked for its prompt.
   static void Serve(FrontDoor& door, HttpCall& call, const ServedModel& model,
-                    const OpenAiRequest& request, std::vector<int32_t> prompt, bool chat);
+                    const OpenAiRequest& request, Prompt prompt, bool chat,
+                    std::optional<std::string> echo_text);
 
   GenerationReply(HttpCall& call, bool stream) : call_(call), stream_(stream) {}
 
  private:
   void Pump();
   void PumpStream();
+  bool HasOutput() const;
   void Ping();
   std::string Failure() const;
 
@@ -35,10 +39,12 @@ class GenerationReply : public std::enable_shared_from_this<GenerationReply> {
   const bool stream_;
   std::unique_ptr<Generation> generation_;
   std::unique_ptr<OpenAiAnswer> answer_;
-  std::string text_;       // not sent yet; bounded by the request's max_tokens
-  Generation::Delta end_;  // once finished
-  bool opened_ = false;    // the opening chunk was sent
-  bool closing_ = false;   // the last events were sent
+  std::vector<ChoiceDelta> pending_;  // by choice, not sent yet; bounded by the request's limits
+  bool finished_ = false;             // then:
+  absl::Status status_;
+  Usage usage_;
+  bool opened_ = false;   // the opening chunk was sent
+  bool closing_ = false;  // the last events were sent
   bool done_ = false;
 };
 

@@ -15,16 +15,17 @@
 namespace tessera::api {
 namespace {
 
-absl::StatusOr<std::string> AnswerDetokenize(FrontDoor& door, const std::string& body) {
-  TESSERA_ASSIGN_OR_RETURN(const Json json, ParseJsonObject(body));
+absl::StatusOr<std::string> AnswerDetokenize(FrontDoor& door, const HttpRequest& request) {
+  TESSERA_ASSIGN_OR_RETURN(const Json json, ParseJsonObject(request.body));
   const JsonFields fields(json);
   std::optional<std::string> name;
   std::vector<int32_t> tokens;
   TESSERA_RETURN_IF_ERROR(fields.Read("model", &name));
   if (fields.Find("tokens") == nullptr) return BadParam("tokens", "is missing");
   TESSERA_RETURN_IF_ERROR(fields.Read("tokens", &tokens));
-  TESSERA_ASSIGN_OR_RETURN(const ServedModel* model, door.FindModel(std::move(name).value_or("")));
-  TESSERA_ASSIGN_OR_RETURN(std::string text, Detokenize(*model, tokens, "tokens"));
+  TESSERA_ASSIGN_OR_RETURN(const ServedModel* model,
+                           door.FindModel(std::move(name).value_or(""), request.caller));
+  TESSERA_ASSIGN_OR_RETURN(std::string text, Detokenize(*model, tokens, false, "tokens"));
   nlohmann::ordered_json answer;
   answer["prompt"] = std::move(text);
   return answer.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
@@ -33,7 +34,7 @@ absl::StatusOr<std::string> AnswerDetokenize(FrontDoor& door, const std::string&
 }  // namespace
 
 void HandleDetokenize(FrontDoor& door, HttpCall& call) {
-  auto answer = AnswerDetokenize(door, call.request().body);
+  auto answer = AnswerDetokenize(door, call.request());
   if (!answer.ok()) return call.ReplyError(answer.status());
   call.Reply({.status = 200, .body = *std::move(answer)});
 }

@@ -31,13 +31,14 @@ void HandleModels(FrontDoor& door, HttpCall& call) {
   json["object"] = "list";
   json["data"] = nlohmann::ordered_json::array();
   for (const ServedModel& model : door.models) {
+    if (!call.request().caller.MayUse(model.name)) continue;
     json["data"].push_back(ModelJson(door, model, report.models[model.index].ready));
   }
   call.Reply({.status = 200, .body = json.dump()});
 }
 
 void HandleModel(FrontDoor& door, HttpCall& call) {
-  const auto model = door.FindModel(call.path_parameter());
+  const auto model = door.FindModel(call.path_parameter(), call.request().caller);
   if (!model.ok()) return call.ReplyError(model.status());
   const bool ready = door.Judge().models[(*model)->index].ready;
   call.Reply({.status = 200, .body = ModelJson(door, **model, ready).dump()});

@@ -15,15 +15,16 @@
 namespace tessera::api {
 namespace {
 
-absl::StatusOr<std::string> AnswerTokenize(FrontDoor& door, const std::string& body) {
-  TESSERA_ASSIGN_OR_RETURN(const Json json, ParseJsonObject(body));
+absl::StatusOr<std::string> AnswerTokenize(FrontDoor& door, const HttpRequest& request) {
+  TESSERA_ASSIGN_OR_RETURN(const Json json, ParseJsonObject(request.body));
   const JsonFields fields(json);
   std::optional<std::string> name, prompt;
   std::optional<bool> add_special_tokens;
   TESSERA_RETURN_IF_ERROR(fields.Read("model", &name));
   TESSERA_RETURN_IF_ERROR(fields.Read("prompt", &prompt));
   TESSERA_RETURN_IF_ERROR(fields.Read("add_special_tokens", &add_special_tokens));
-  TESSERA_ASSIGN_OR_RETURN(const ServedModel* model, door.FindModel(std::move(name).value_or("")));
+  TESSERA_ASSIGN_OR_RETURN(const ServedModel* model,
+                           door.FindModel(std::move(name).value_or(""), request.caller));
   std::vector<int32_t> ids;
   if (prompt.has_value()) {
     TESSERA_ASSIGN_OR_RETURN(
@@ -44,7 +45,7 @@ absl::StatusOr<std::string> AnswerTokenize(FrontDoor& door, const std::string& b
 }  // namespace
 
 void HandleTokenize(FrontDoor& door, HttpCall& call) {
-  auto answer = AnswerTokenize(door, call.request().body);
+  auto answer = AnswerTokenize(door, call.request());
   if (!answer.ok()) return call.ReplyError(answer.status());
   call.Reply({.status = 200, .body = *std::move(answer)});
 }

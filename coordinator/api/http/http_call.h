@@ -7,13 +7,16 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "coordinator/api/io_pool.h"
+#include "coordinator/tenants/caller.h"
 
 namespace tessera::api {
 
@@ -25,7 +28,16 @@ struct HttpRequest {
   std::string body;
   std::string request_id;  // the client's x-request-id, or one of ours
   absl::Time arrival;
+  Caller caller;  // of a route that asks who calls
+  // x-request-timeout-ms and x-request-timeout (seconds), as they came.
+  std::optional<std::string> timeout_ms;
+  std::optional<std::string> timeout_seconds;
 };
+
+// A day: no client waits longer.
+inline constexpr absl::Duration kRequestTimeoutMax = absl::Hours(24);
+// When the client will have stopped waiting. INVALID_ARGUMENT names the header that makes no sense.
+absl::StatusOr<absl::Time> RequestDeadline(const HttpRequest& request);
 
 struct HttpReply {
   int status = 200;
@@ -39,6 +51,7 @@ class HttpCall {
   HttpCall(HttpSession& session, HttpRequest request)
       : session_(session), request_(std::move(request)) {}
 
+  // Its body is there until the handler returns.
   const HttpRequest& request() const { return request_; }
   // The row of the route table, for metrics ("/v1/models/{id}"), and what stood for {id}.
   const std::string& route() const { return route_; }
@@ -64,7 +77,7 @@ class HttpCall {
  private:
   friend class HttpSession;
   HttpSession& session_;
-  const HttpRequest request_;
+  HttpRequest request_;
   std::string route_ = "unknown";
   std::string path_parameter_;
   bool streaming_ = false;

@@ -8,13 +8,16 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "coordinator/api/address.h"
+#include "coordinator/api/body_budget.h"
 #include "coordinator/api/http/http_call.h"
 #include "coordinator/api/io_pool.h"
 #include "coordinator/telemetry/metrics.h"
+#include "coordinator/tenants/caller.h"
 
 namespace tessera::api {
 
@@ -28,6 +31,10 @@ struct HttpOptions {
   absl::Duration idle_deadline;
   absl::Duration read_deadline;
   absl::Duration write_deadline;
+  // Who calls, by path and Authorization header; asked before the body is read.
+  std::function<absl::StatusOr<Caller>(std::string_view path, std::string_view authorization)>
+      identify;
+  std::shared_ptr<BodyBudget> bodies;
   std::function<void(HttpCall&)> router;
   std::function<std::string()> make_request_id;
   std::function<bool()> draining;  // answers then say "connection: close"

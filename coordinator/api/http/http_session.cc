@@ -27,6 +27,12 @@ namespace http = boost::beast::http;
 constexpr size_t kReadBytes = 8 << 10;
 constexpr absl::Duration kLingerDeadline = absl::Seconds(2);
 
+template <typename Message>
+std::string PathOf(const Message& message) {
+  const std::string target(message.target());
+  return PercentDecode(target.substr(0, target.find_first_of("?#")));
+}
+
 }  // namespace
 
 HttpSession::HttpSession(std::shared_ptr<HttpServer::Shared> shared, Socket socket)
@@ -34,14 +40,14 @@ HttpSession::HttpSession(std::shared_ptr<HttpServer::Shared> shared, Socket sock
       socket_(std::move(socket)),
       deadline_(socket_.get_executor()),
       call_timer_(socket_.get_executor()),
-      buffer_(kHttpHeaderBytesMax + kHttpPipelineBytesMax) {}
+      buffer_(kHttpHeaderBytesMax + kHttpPipelineBytesMax),
+      body_lease_(shared_->options.bodies) {}
 
 void HttpSession::Start(bool refuse) {
   asio::dispatch(socket_.get_executor(), [self = shared_from_this(), refuse] {
     if (!refuse) return self->AwaitRequest();
     self->keep_alive_ = false;
-    self->call_ = std::make_shared<HttpCall>(
-        *self, HttpRequest{"", "", "", self->shared_->options.make_request_id(), absl::Now()});
+    self->call_ = std::make_shared<HttpCall>(*self, self->UnknownRequest());
     self->call_->ReplyError(
         absl::UnavailableError(absl::StrCat("the server has its most connections open already, ",
                                             self->shared_->options.connections_max)));
@@ -116,6 +122,11 @@ void HttpSession::ReadRequest() {
 void HttpSession::OnHeader(Error error) {
   if (closed_) return;
   if (error) return RefuseRequest(error);
+  version_ = parser_->get().version();
+  head_ = parser_->get().method() == http::verb::head;
+  const absl::Status admitted = AdmitHeader();
+  if (!admitted.ok()) return Refuse(HeaderOfRequest(), admitted);
+  parser_->eager(true);
   const auto expect = parser_->get()[http::field::expect];
   if (!absl::EqualsIgnoreCase({expect.data(), expect.size()}, "100-continue")) return ReadBody();
   outgoing_ = "HTTP/1.1 100 Continue\r\n\r\n";
@@ -126,44 +137,72 @@ void HttpSession::OnHeader(Error error) {
                     });
 }
 
-void HttpSession::ReadBody() {
-  if (closed_) return;
-  http::async_read(socket_, buffer_, *parser_,
-                   [self = shared_from_this()](Error error, size_t) { self->OnRequest(error); });
+// What can be said before the body is read: whether the caller may call, and whether there is room.
+absl::Status HttpSession::AdmitHeader() {
+  const auto authorization = parser_->get()[http::field::authorization];
+  auto caller = shared_->options.identify(PathOf(parser_->get()),
+                                          {authorization.data(), authorization.size()});
+  if (!caller.ok()) return caller.status();
+  caller_ = *std::move(caller);
+  const auto announced = parser_->content_length();
+  return announced ? body_lease_.GrowTo(static_cast<size_t>(*announced)) : absl::OkStatus();
 }
 
-void HttpSession::OnRequest(Error error) {
+void HttpSession::ReadBody() {
   if (closed_) return;
-  if (error) return RefuseRequest(error);
+  if (!parser_->is_done()) {
+    http::async_read_some(
+        socket_, buffer_, *parser_,
+        [self = shared_from_this()](Error error, size_t) { self->OnBody(error); });
+    return;
+  }
   reading_ = false;
   ClearDeadline();
   Dispatch(TakeRequest());
 }
 
-HttpRequest HttpSession::TakeRequest() {
-  auto message = parser_->release();
-  parser_.reset();
-  version_ = message.version();
-  keep_alive_ = message.keep_alive();
-  head_ = message.method() == http::verb::head;
+void HttpSession::OnBody(Error error) {
+  if (closed_) return;
+  if (error) return RefuseRequest(error);
+  // A body of unknown length takes its share as it comes.
+  const absl::Status taken = body_lease_.GrowTo(parser_->get().body().size());
+  if (!taken.ok()) return Refuse(HeaderOfRequest(), taken);
+  ReadBody();
+}
+
+HttpRequest HttpSession::HeaderOfRequest() const {
+  const auto& message = parser_->get();
   HttpRequest request;
   request.arrival = absl::Now();
   request.method = std::string(message.method_string());
-  const std::string target(message.target());
-  request.path = PercentDecode(target.substr(0, target.find_first_of("?#")));
-  request.body = std::move(message.body());
+  request.path = PathOf(message);
   const auto id = message["x-request-id"];
   request.request_id = IsUsableRequestId({id.data(), id.size()})
                            ? std::string(id)
                            : shared_->options.make_request_id();
+  const auto optional = [&message](const char* name) -> std::optional<std::string> {
+    const auto found = message.find(name);
+    if (found == message.end()) return std::nullopt;
+    return std::string(found->value());
+  };
+  request.timeout_ms = optional("x-request-timeout-ms");
+  request.timeout_seconds = optional("x-request-timeout");
+  return request;
+}
+
+HttpRequest HttpSession::TakeRequest() {
+  HttpRequest request = HeaderOfRequest();
+  request.caller = std::move(caller_);
+  auto message = parser_->release();
+  parser_.reset();
+  keep_alive_ = message.keep_alive();
+  request.body = std::move(message.body());
   return request;
 }
 
 // A request that could not be read: what can still be said is said, then the connection ends, as
 // nothing tells where the next request would begin.
 void HttpSession::RefuseRequest(Error error) {
-  reading_ = false;
-  keep_alive_ = false;
   absl::Status status;
   if (error == http::error::body_limit) {
     status = WithHttp(
@@ -191,9 +230,24 @@ void HttpSession::RefuseRequest(Error error) {
                           absl::StrCat("this is not an HTTP/1.1 request: ", error.message())),
                       "invalid_http");
   }
-  call_ = std::make_shared<HttpCall>(
-      *this, HttpRequest{"", "", "", shared_->options.make_request_id(), absl::Now()});
+  Refuse(UnknownRequest(), status);
+}
+
+void HttpSession::Refuse(HttpRequest request, const absl::Status& status) {
+  reading_ = false;
+  keep_alive_ = false;
+  parser_.reset();  // with what it has of the body
+  body_lease_.Release();
+  call_ = std::make_shared<HttpCall>(*this, std::move(request));
   call_->ReplyError(status);
+}
+
+// A request of which nothing is known.
+HttpRequest HttpSession::UnknownRequest() const {
+  HttpRequest request;
+  request.request_id = shared_->options.make_request_id();
+  request.arrival = absl::Now();
+  return request;
 }
 
 void HttpSession::Dispatch(HttpRequest request) {
@@ -206,9 +260,14 @@ void HttpSession::Dispatch(HttpRequest request) {
   try {
     shared_->options.router(*call);
   } catch (const std::exception& exception) {
-    if (call->streaming() || writing_) return Close();
-    call->ReplyError(absl::InternalError(exception.what()));
+    if (call->streaming() || writing_) {
+      Close();
+    } else {
+      call->ReplyError(absl::InternalError(exception.what()));
+    }
   }
+  call->request_.body = std::string();
+  body_lease_.Release();
 }
 
 void HttpSession::SetDeadline(absl::Duration limit) {

@@ -64,10 +64,14 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   void OnWatch(Error error, size_t bytes);
   void ReadRequest();
   void OnHeader(Error error);
+  absl::Status AdmitHeader();
   void ReadBody();
-  void OnRequest(Error error);
+  void OnBody(Error error);
+  HttpRequest UnknownRequest() const;
+  HttpRequest HeaderOfRequest() const;
   HttpRequest TakeRequest();
   void RefuseRequest(Error error);
+  void Refuse(HttpRequest request, const absl::Status& status);
   void Dispatch(HttpRequest request);
 
   // Writing.
@@ -93,6 +97,8 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   boost::asio::steady_timer call_timer_;
   boost::beast::flat_buffer buffer_;
   std::optional<boost::beast::http::request_parser<boost::beast::http::string_body>> parser_;
+  Caller caller_;                   // of the request being read
+  BodyLease body_lease_;            // for its body, until its handler has returned
   std::shared_ptr<HttpCall> call_;  // the request being answered
   int call_status_ = 0;             // of its answer, for metrics
   bool reading_ = false;            // a request is being read; a passed deadline is answered 408

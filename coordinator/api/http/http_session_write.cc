@@ -140,8 +140,10 @@ void HttpCall::ReplyError(const absl::Status& status) {
   HttpReply reply;
   reply.status = HttpOf(status);
   reply.body = ErrorJson(status, request_.request_id);
-  if (row.retry_after)
-    reply.headers.emplace_back("retry-after", std::to_string(kRetryAfterSeconds));
+  if (const auto seconds = RetrySecondsOf(status)) {
+    reply.headers.emplace_back("retry-after", std::to_string(*seconds));
+  }
+  if (reply.status == 401) reply.headers.emplace_back("www-authenticate", "Bearer");
   Reply(std::move(reply));
 }
 

@@ -5,7 +5,9 @@
 #include <optional>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
 #include "base/status.h"
 #include "coordinator/api/status_map.h"
 
@@ -16,7 +18,6 @@ bool IsNumber(const Json& value, double wanted) {
   return value.is_number() && value.get<double>() == wanted;
 }
 bool IsOne(const Json& value) { return IsNumber(value, 1); }
-bool IsZero(const Json& value) { return IsNumber(value, 0); }
 bool IsFalse(const Json& value) { return value == false; }
 bool IsEmpty(const Json& value) {
   return (value.is_object() || value.is_array() || value.is_string()) &&
@@ -38,18 +39,7 @@ struct ReservedParam {
 };
 
 constexpr ReservedParam kReserved[] = {
-    {"n", IsOne, "only 1 answer per request; send the request several times"},
-    {"best_of", IsOne, "only 1"},
-    {"logprobs", IsFalse, "leave it out"},
-    {"top_logprobs", IsZero, "leave it out"},
-    {"prompt_logprobs", Never, "leave it out"},
-    {"logit_bias", IsEmpty, "leave it out"},
-    {"presence_penalty", IsZero, "only 0"},
-    {"frequency_penalty", IsZero, "only 0"},
-    {"repetition_penalty", IsOne, "only 1"},
     {"length_penalty", IsOne, "only 1"},
-    {"min_p", IsZero, "only 0; use top_p or top_k"},
-    {"min_tokens", IsZero, "only 0"},
     {"use_beam_search", IsFalse, "only false"},
     {"response_format", IsTextFormat, "only {\"type\": \"text\"}"},
     {"structured_outputs", Never, "leave it out"},
@@ -64,20 +54,22 @@ constexpr ReservedParam kReserved[] = {
     {"modalities", IsTextOnly, "only [\"text\"]"},
     {"audio", Never, "leave it out"},
     {"prediction", Never, "leave it out"},
-    {"echo", IsFalse, "only false"},
     {"suffix", IsEmpty, "leave it out"},
-    {"bad_words", IsEmpty, "leave it out"},
-    {"allowed_token_ids", IsEmpty, "leave it out"},
     {"truncate_prompt_tokens", Never, "shorten the prompt"},
-    {"priority", IsZero, "only 0"},
 };
 
-absl::Status RefuseReserved(const JsonFields& fields) {
-  for (const ReservedParam& param : kReserved) {
+// Parameters of /v1/completions that a chat does not have.
+constexpr ReservedParam kNotInChat[] = {
+    {"best_of", IsOne, "only in /v1/completions"},
+    {"echo", IsFalse, "only in /v1/completions"},
+};
+
+absl::Status RefuseReserved(const JsonFields& fields, absl::Span<const ReservedParam> params) {
+  for (const ReservedParam& param : params) {
     const Json* value = fields.Find(param.name);
     if (value != nullptr && !param.neutral(*value)) {
       return Unsupported(param.name,
-                         absl::StrCat("is not supported by this server yet: ", param.instead));
+                         absl::StrCat("is not supported by this server here: ", param.instead));
     }
   }
   return absl::OkStatus();
@@ -103,122 +95,131 @@ absl::Status ReadStreamOptions(const JsonFields& fields, OpenAiRequest* out) {
   return absl::OkStatus();
 }
 
+// {"token id": bias}
+absl::Status ReadLogitBias(const JsonFields& fields, GenerateParams* params) {
+  const Json* biases = fields.Find("logit_bias");
+  if (biases == nullptr) return absl::OkStatus();
+  if (!biases->is_object()) {
+    return WithCode(BadParam("logit_bias", "must be an object of token ids and numbers"),
+                    "invalid_type");
+  }
+  if (biases->size() > kLogitBiasMax) {
+    return BadParam("logit_bias", absl::StrCat("takes at most ", kLogitBiasMax, " tokens, it has ",
+                                               biases->size()));
+  }
+  for (const auto& [key, value] : biases->items()) {
+    int32_t id = 0;
+    if (!absl::SimpleAtoi(key, &id)) {
+      return BadParam("logit_bias",
+                      absl::StrCat("holds \"", key.substr(0, 64), "\", which is no token id"));
+    }
+    if (!value.is_number()) {
+      return WithCode(BadParam("logit_bias", absl::StrCat("must hold numbers, that of token ", id,
+                                                          " is of type ", value.type_name())),
+                      "invalid_type");
+    }
+    params->logit_bias.emplace_back(id, value.get<double>());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadSampling(const JsonFields& fields, GenerateParams* params) {
+  TESSERA_RETURN_IF_ERROR(fields.Read("temperature", &params->temperature));
+  TESSERA_RETURN_IF_ERROR(fields.Read("top_p", &params->top_p));
+  TESSERA_RETURN_IF_ERROR(fields.Read("top_k", &params->top_k));
+  TESSERA_RETURN_IF_ERROR(fields.Read("min_p", &params->min_p));
+  TESSERA_RETURN_IF_ERROR(fields.Read("presence_penalty", &params->presence_penalty));
+  TESSERA_RETURN_IF_ERROR(fields.Read("frequency_penalty", &params->frequency_penalty));
+  TESSERA_RETURN_IF_ERROR(fields.Read("repetition_penalty", &params->repetition_penalty));
+  TESSERA_RETURN_IF_ERROR(ReadLogitBias(fields, params));
+  TESSERA_RETURN_IF_ERROR(fields.Read("allowed_token_ids", &params->allowed_token_ids));
+  TESSERA_RETURN_IF_ERROR(fields.Read("banned_token_ids", &params->banned_token_ids));
+  TESSERA_RETURN_IF_ERROR(fields.ReadStrings("bad_words", &params->bad_words));
+  TESSERA_RETURN_IF_ERROR(fields.ReadSeed("seed", &params->seed));
+  TESSERA_RETURN_IF_ERROR(fields.Read("n", &params->n));
+  TESSERA_RETURN_IF_ERROR(fields.Read("prompt_logprobs", &params->prompt_logprobs));
+  return fields.Read("priority", &params->priority);
+}
+
+absl::Status ReadEnds(const JsonFields& fields, GenerateParams* params) {
+  std::optional<bool> ignore_eos, include_stop, include_stop_str;
+  std::optional<int64_t> completion_tokens;
+  TESSERA_RETURN_IF_ERROR(fields.Read("max_tokens", &params->max_tokens));
+  TESSERA_RETURN_IF_ERROR(fields.Read("max_completion_tokens", &completion_tokens));
+  TESSERA_RETURN_IF_ERROR(fields.Read("min_tokens", &params->min_tokens));
+  TESSERA_RETURN_IF_ERROR(fields.ReadStrings("stop", &params->stop));
+  TESSERA_RETURN_IF_ERROR(fields.Read("stop_token_ids", &params->stop_token_ids));
+  TESSERA_RETURN_IF_ERROR(fields.Read("ignore_eos", &ignore_eos));
+  TESSERA_RETURN_IF_ERROR(fields.Read("include_stop_str_in_output", &include_stop_str));
+  TESSERA_RETURN_IF_ERROR(fields.Read("include_stop", &include_stop));
+  params->ignore_eos = ignore_eos.value_or(false);
+  params->include_stop = include_stop_str.value_or(false) || include_stop.value_or(false);
+  if (!completion_tokens.has_value()) return absl::OkStatus();
+  if (params->max_tokens.has_value() && params->max_tokens != completion_tokens) {
+    return BadParam("max_tokens", "and `max_completion_tokens` mean the same and differ");
+  }
+  params->max_tokens = completion_tokens;
+  params->max_tokens_name = "max_completion_tokens";
+  return absl::OkStatus();
+}
+
 absl::StatusOr<OpenAiRequest> ParseCommon(const JsonFields& fields) {
   OpenAiRequest out;
-  GenerateParams& params = out.params;
   std::optional<std::string> model;
-  std::optional<bool> stream, ignore_eos, include_stop;
-  std::optional<int64_t> completion_tokens;
+  std::optional<bool> stream;
   TESSERA_RETURN_IF_ERROR(fields.Read("model", &model));
   TESSERA_RETURN_IF_ERROR(fields.Read("stream", &stream));
-  TESSERA_RETURN_IF_ERROR(fields.Read("temperature", &params.temperature));
-  TESSERA_RETURN_IF_ERROR(fields.Read("top_p", &params.top_p));
-  TESSERA_RETURN_IF_ERROR(fields.Read("top_k", &params.top_k));
-  TESSERA_RETURN_IF_ERROR(fields.ReadSeed("seed", &params.seed));
-  TESSERA_RETURN_IF_ERROR(fields.Read("max_tokens", &params.max_tokens));
-  TESSERA_RETURN_IF_ERROR(fields.Read("max_completion_tokens", &completion_tokens));
-  TESSERA_RETURN_IF_ERROR(fields.ReadStrings("stop", &params.stop));
-  TESSERA_RETURN_IF_ERROR(fields.Read("stop_token_ids", &params.stop_token_ids));
-  TESSERA_RETURN_IF_ERROR(fields.Read("ignore_eos", &ignore_eos));
-  TESSERA_RETURN_IF_ERROR(fields.Read("include_stop_str_in_output", &include_stop));
-  TESSERA_RETURN_IF_ERROR(RefuseReserved(fields));
+  TESSERA_RETURN_IF_ERROR(ReadSampling(fields, &out.params));
+  TESSERA_RETURN_IF_ERROR(ReadEnds(fields, &out.params));
+  TESSERA_RETURN_IF_ERROR(RefuseReserved(fields, kReserved));
   out.model = std::move(model).value_or("");
   out.stream = stream.value_or(false);
-  params.ignore_eos = ignore_eos.value_or(false);
-  params.include_stop = include_stop.value_or(false);
-  if (completion_tokens.has_value()) {
-    if (params.max_tokens.has_value() && params.max_tokens != completion_tokens) {
-      return BadParam("max_tokens", "and `max_completion_tokens` mean the same and differ");
-    }
-    params.max_tokens = completion_tokens;
-    params.max_tokens_name = "max_completion_tokens";
+  if (out.stream && out.params.prompt_logprobs.has_value()) {
+    return BadParam("prompt_logprobs", "cannot be streamed; leave out `stream`");
   }
   TESSERA_RETURN_IF_ERROR(ReadStreamOptions(fields, &out));
   return out;
 }
 
-// A string, or an array of text parts, which are joined.
-absl::StatusOr<std::string> ParseContent(const Json& content, const std::string& path) {
-  if (content.is_string()) return content.get<std::string>();
-  if (!content.is_array()) {
-    return WithCode(
-        BadParam(path, absl::StrCat("must be a string or an array of parts, it is of type ",
-                                    content.type_name())),
-        "invalid_type");
+// What only a chat has: `logprobs` says whether, `top_logprobs` how many alternatives.
+absl::Status ReadChatExtras(const JsonFields& fields, GenerateParams* params) {
+  TESSERA_RETURN_IF_ERROR(RefuseReserved(fields, kNotInChat));
+  std::optional<bool> logprobs;
+  std::optional<int64_t> top;
+  TESSERA_RETURN_IF_ERROR(fields.Read("logprobs", &logprobs));
+  TESSERA_RETURN_IF_ERROR(fields.Read("top_logprobs", &top));
+  if (logprobs.value_or(false)) {
+    params->top_logprobs = top.value_or(0);
+  } else if (top.value_or(0) != 0) {
+    return BadParam("top_logprobs", "is only allowed with `logprobs`: true");
   }
-  std::string text;
-  for (size_t i = 0; i < content.size(); ++i) {
-    const std::string part_path = absl::StrCat(path, "[", i, "]");
-    if (!content[i].is_object()) {
-      return WithCode(BadParam(part_path, "must be an object"), "invalid_type");
-    }
-    const JsonFields part(content[i], part_path + ".");
-    std::optional<std::string> type, part_text;
-    TESSERA_RETURN_IF_ERROR(part.Read("type", &type));
-    if (type.has_value() && *type != "text") {
-      return Unsupported(part_path, absl::StrCat("is of type \"", type->substr(0, 64),
-                                                 "\"; this server takes parts of type \"text\""));
-    }
-    TESSERA_RETURN_IF_ERROR(part.Read("text", &part_text));
-    if (!type.has_value() || !part_text.has_value()) {
-      return BadParam(part_path, "must have `type` and `text`");
-    }
-    text += *part_text;
-  }
-  return text;
+  return absl::OkStatus();
 }
 
-absl::StatusOr<ChatTurn> ParseMessage(const Json& message, const std::string& path) {
-  if (!message.is_object()) {
-    return WithCode(BadParam(path, "must be an object"), "invalid_type");
+// What only /v1/completions has: `logprobs` as a number, `best_of` and `echo`.
+absl::Status ReadCompletionExtras(const JsonFields& fields, CompletionRequest* request) {
+  GenerateParams& params = request->common.params;
+  std::optional<bool> echo;
+  TESSERA_RETURN_IF_ERROR(fields.Read("logprobs", &params.top_logprobs));
+  TESSERA_RETURN_IF_ERROR(fields.Read("best_of", &params.best_of));
+  TESSERA_RETURN_IF_ERROR(fields.Read("echo", &echo));
+  params.top_logprobs_name = "logprobs";
+  request->echo = echo.value_or(false);
+  params.score_prompt = request->echo;
+  if (request->common.stream && params.choices() > params.answers()) {
+    return BadParam("best_of", "above `n` cannot be streamed; leave out `stream`");
   }
-  const JsonFields fields(message, path + ".");
-  for (const char* name : {"tool_calls", "function_call", "audio"}) {
-    const Json* value = fields.Find(name);
-    if (value != nullptr && !IsEmpty(*value)) {
-      return Unsupported(fields.Path(name), "is not supported by this server yet: leave it out");
-    }
-  }
-  std::optional<std::string> role;
-  TESSERA_RETURN_IF_ERROR(fields.Read("role", &role));
-  if (!role.has_value()) return BadParam(fields.Path("role"), "is missing");
-  const Json* content = fields.Find("content");
-  if (content == nullptr) return BadParam(fields.Path("content"), "is missing");
-  ChatTurn turn;
-  turn.role = *std::move(role);
-  TESSERA_ASSIGN_OR_RETURN(turn.content, ParseContent(*content, fields.Path("content")));
-  return turn;
+  return absl::OkStatus();
 }
 
 }  // namespace
-
-absl::StatusOr<std::vector<ChatTurn>> ParseMessages(const Json& messages) {
-  if (!messages.is_array()) {
-    return WithCode(
-        BadParam("messages", absl::StrCat("must be an array of messages, it is of type ",
-                                          messages.type_name())),
-        "invalid_type");
-  }
-  if (messages.empty()) return BadParam("messages", "must not be empty");
-  if (messages.size() > kMessagesMax) {
-    return BadParam("messages", absl::StrCat("takes at most ", kMessagesMax, " messages, it has ",
-                                             messages.size()));
-  }
-  std::vector<ChatTurn> turns;
-  turns.reserve(messages.size());
-  for (size_t i = 0; i < messages.size(); ++i) {
-    TESSERA_ASSIGN_OR_RETURN(ChatTurn turn,
-                             ParseMessage(messages[i], absl::StrCat("messages[", i, "]")));
-    turns.push_back(std::move(turn));
-  }
-  return turns;
-}
 
 absl::StatusOr<ChatCompletionRequest> ParseChatCompletion(std::string_view body) {
   TESSERA_ASSIGN_OR_RETURN(const Json json, ParseJsonObject(body));
   const JsonFields fields(json);
   ChatCompletionRequest request;
   TESSERA_ASSIGN_OR_RETURN(request.common, ParseCommon(fields));
+  TESSERA_RETURN_IF_ERROR(ReadChatExtras(fields, &request.common.params));
   const Json* messages = fields.Find("messages");
   if (messages == nullptr) return BadParam("messages", "is missing");
   TESSERA_ASSIGN_OR_RETURN(request.messages, ParseMessages(*messages));
@@ -230,6 +231,7 @@ absl::StatusOr<CompletionRequest> ParseCompletion(std::string_view body) {
   const JsonFields fields(json);
   CompletionRequest request;
   TESSERA_ASSIGN_OR_RETURN(request.common, ParseCommon(fields));
+  TESSERA_RETURN_IF_ERROR(ReadCompletionExtras(fields, &request));
   const Json* prompt = fields.Find("prompt");
   if (prompt == nullptr) return BadParam("prompt", "is missing");
   if (prompt->is_string()) {

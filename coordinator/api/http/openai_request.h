@@ -1,5 +1,5 @@
 // The bodies of /v1/chat/completions and /v1/completions -> checked values. Fields that are
-// reserved (n, logprobs, tools, penalties ...) are refused by name unless they ask for nothing;
+// reserved (tools, response_format, suffix ...) are refused by name unless they ask for nothing;
 // unknown ones are ignored. Bytes from outside; fuzzed. Any thread.
 
 #ifndef TESSERA_COORDINATOR_API_HTTP_OPENAI_REQUEST_H_
@@ -33,6 +33,7 @@ struct ChatCompletionRequest {
 struct CompletionRequest {
   OpenAiRequest common;
   std::variant<std::string, std::vector<int32_t>> prompt;  // text or token ids
+  bool echo = false;                                       // the answer begins with the prompt
 };
 
 absl::StatusOr<ChatCompletionRequest> ParseChatCompletion(std::string_view body);

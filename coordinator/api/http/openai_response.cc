@@ -3,22 +3,16 @@
 
 #include "coordinator/api/http/openai_response.h"
 
-#include <nlohmann/json.hpp>
-#include <utility>
+#include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "coordinator/text/utf8.h"
 
 namespace tessera::api {
 namespace {
 
-using OrderedJson = nlohmann::ordered_json;
-
 std::string Dump(const OrderedJson& json) {
   return json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
-}
-
-const char* FinishName(FinishReason reason) {
-  return reason == FinishReason::kLength ? "length" : "stop";
 }
 
 OrderedJson UsageJson(const Usage& usage) {
@@ -30,86 +24,150 @@ OrderedJson UsageJson(const Usage& usage) {
   return json;
 }
 
-OrderedJson Envelope(const std::string& id, const char* object, int64_t created,
-                     const std::string& model) {
-  OrderedJson json;
-  json["id"] = id;
-  json["object"] = object;
-  json["created"] = created;
-  json["model"] = model;
-  json["choices"] = OrderedJson::array();
-  return json;
+void EndJson(const ChoiceDelta& end, OrderedJson* choice) {
+  (*choice)["finish_reason"] = end.reason == FinishReason::kLength ? "length" : "stop";
+  if (!end.stop_reason.empty()) (*choice)["stop_reason"] = end.stop_reason;
 }
 
-void EndChoice(const Generation::Delta& end, OrderedJson* choice) {
-  (*choice)["finish_reason"] = FinishName(end.reason);
-  if (!end.stop_reason.empty()) (*choice)["stop_reason"] = end.stop_reason;
+double MeanLogprob(const ChoiceDelta& choice) {
+  double sum = 0;
+  for (const TokenLogprobs& token : choice.logprobs) sum += token.logprob;
+  return sum / static_cast<double>(std::max<size_t>(1, choice.logprobs.size()));
+}
+
+// The best of what was generated, best first, under new numbers.
+void KeepBest(size_t count, std::vector<ChoiceDelta>* choices) {
+  std::stable_sort(
+      choices->begin(), choices->end(),
+      [](const ChoiceDelta& a, const ChoiceDelta& b) { return MeanLogprob(a) > MeanLogprob(b); });
+  choices->resize(count);
+  for (size_t i = 0; i < count; ++i) (*choices)[i].choice = static_cast<uint32_t>(i);
 }
 
 }  // namespace
 
 std::string SseEvent(const std::string& data) { return absl::StrCat("data: ", data, "\n\n"); }
 
-std::string OpenAiAnswer::Whole(const std::string& text, const Generation::Delta& end) const {
-  OrderedJson json = Envelope(id_, chat_ ? "chat.completion" : "text_completion", created_, model_);
-  OrderedJson choice;
-  choice["index"] = 0;
-  if (chat_) {
-    choice["message"] = {{"role", "assistant"}, {"content", text}, {"refusal", nullptr}};
-  } else {
-    choice["text"] = text;
+OpenAiAnswer::OpenAiAnswer(AnswerShape shape)
+    : shape_(std::move(shape)),
+      prompt_characters_(
+          shape_.echo ? static_cast<uint32_t>(text::CountCharacters(shape_.prompt_text)) : 0),
+      begun_(shape_.choices, false) {}
+
+void OpenAiAnswer::AddPromptLogprobs(std::vector<TokenLogprobs> scores) {
+  prompt_scores_.insert(prompt_scores_.end(), std::make_move_iterator(scores.begin()),
+                        std::make_move_iterator(scores.end()));
+}
+
+OrderedJson OpenAiAnswer::Envelope(const char* object) const {
+  OrderedJson json;
+  json["id"] = shape_.id;
+  json["object"] = object;
+  json["created"] = shape_.created;
+  json["model"] = shape_.model;
+  json["choices"] = OrderedJson::array();
+  return json;
+}
+
+const char* OpenAiAnswer::ChunkName() const {
+  return shape_.chat ? "chat.completion.chunk" : "text_completion";
+}
+
+OrderedJson OpenAiAnswer::Logprobs(const ChoiceDelta& delta, bool first) const {
+  if (!shape_.top_logprobs.has_value()) return nullptr;
+  if (shape_.chat) return ChatLogprobs(*shape_.tokenizer, delta);
+  CompletionLogprobs logprobs(*shape_.tokenizer, *shape_.top_logprobs);
+  if (shape_.echo && first) logprobs.AddPrompt(shape_.prompt, prompt_scores_);
+  logprobs.Add(delta, prompt_characters_);
+  return logprobs.Take();
+}
+
+std::string OpenAiAnswer::Whole(std::vector<ChoiceDelta> choices, const Usage& usage) const {
+  if (choices.size() > shape_.choices) KeepBest(shape_.choices, &choices);
+  OrderedJson json = Envelope(shape_.chat ? "chat.completion" : "text_completion");
+  OrderedJson prompt_logprobs;
+  if (shape_.prompt_logprobs.has_value()) {
+    prompt_logprobs =
+        PromptLogprobs(*shape_.tokenizer, shape_.prompt, prompt_scores_, *shape_.prompt_logprobs);
   }
-  choice["logprobs"] = nullptr;
-  EndChoice(end, &choice);
-  json["choices"].push_back(std::move(choice));
-  json["usage"] = UsageJson(end.usage);
+  for (ChoiceDelta& delta : choices) {
+    OrderedJson choice;
+    choice["index"] = delta.choice;
+    if (shape_.chat) {
+      choice["message"] = {{"role", "assistant"}, {"content", delta.text}, {"refusal", nullptr}};
+    } else {
+      choice["text"] = shape_.echo ? shape_.prompt_text + delta.text : delta.text;
+    }
+    choice["logprobs"] = Logprobs(delta, true);
+    EndJson(delta, &choice);
+    if (!shape_.chat && shape_.prompt_logprobs) choice["prompt_logprobs"] = prompt_logprobs;
+    json["choices"].push_back(std::move(choice));
+  }
+  json["usage"] = UsageJson(usage);
+  json["seed"] = shape_.seed;
+  if (shape_.chat && shape_.prompt_logprobs) json["prompt_logprobs"] = std::move(prompt_logprobs);
   return Dump(json);
 }
 
-namespace {
-
-// One chunk with one choice. `text` null: the last chunk.
-std::string Chunk(OrderedJson envelope, bool chat, const std::string* text, bool with_role,
-                  const Generation::Delta* end, bool usage_in_chunks) {
-  OrderedJson choice;
-  choice["index"] = 0;
-  if (chat) {
-    choice["delta"] = OrderedJson::object();
-    if (with_role) choice["delta"]["role"] = "assistant";
-    if (text != nullptr) choice["delta"]["content"] = *text;
-  } else {
-    choice["text"] = text != nullptr ? *text : "";
-  }
-  choice["logprobs"] = nullptr;
-  choice["finish_reason"] = nullptr;
-  if (end != nullptr) EndChoice(*end, &choice);
-  envelope["choices"].push_back(std::move(choice));
-  if (usage_in_chunks) envelope["usage"] = nullptr;
-  return SseEvent(Dump(envelope));
+std::string OpenAiAnswer::Chunk(OrderedJson choice) const {
+  OrderedJson json = Envelope(ChunkName());
+  json["choices"].push_back(std::move(choice));
+  if (shape_.usage_in_chunks) json["usage"] = nullptr;
+  return SseEvent(Dump(json));
 }
-
-}  // namespace
 
 std::string OpenAiAnswer::Opening() const {
-  if (!chat_) return "";
-  const std::string nothing;
-  return Chunk(Envelope(id_, "chat.completion.chunk", created_, model_), true, &nothing, true,
-               nullptr, usage_in_chunks_);
+  std::string events;
+  if (!shape_.chat) return events;
+  for (uint32_t index = 0; index < shape_.choices; ++index) {
+    OrderedJson choice;
+    choice["index"] = index;
+    choice["delta"] = {{"role", "assistant"}, {"content", ""}};
+    choice["logprobs"] = nullptr;
+    choice["finish_reason"] = nullptr;
+    events += Chunk(std::move(choice));
+  }
+  return events;
 }
 
-std::string OpenAiAnswer::Text(const std::string& text) const {
-  return Chunk(Envelope(id_, chat_ ? "chat.completion.chunk" : "text_completion", created_, model_),
-               chat_, &text, false, nullptr, usage_in_chunks_);
+std::string OpenAiAnswer::Chunks(const ChoiceDelta& delta) {
+  std::string events;
+  const bool first = !begun_[delta.choice];
+  const bool echoes = shape_.echo && first;
+  // Tokens whose text is still to come make a chunk only where they have something to say.
+  const bool scores = shape_.top_logprobs.has_value() && !delta.token_ids.empty();
+  OrderedJson choice;
+  choice["index"] = delta.choice;
+  if (!delta.text.empty() || scores || echoes) {
+    begun_[delta.choice] = true;
+    const std::string text = echoes ? shape_.prompt_text + delta.text : delta.text;
+    if (shape_.chat) {
+      choice["delta"]["content"] = text;
+    } else {
+      choice["text"] = text;
+    }
+    choice["logprobs"] = Logprobs(delta, first);
+    choice["finish_reason"] = nullptr;
+    events += Chunk(choice);
+  }
+  if (!delta.ended) return events;
+  if (shape_.chat) {
+    choice["delta"] = OrderedJson::object();
+  } else {
+    choice["text"] = "";
+  }
+  choice["logprobs"] = nullptr;
+  EndJson(delta, &choice);
+  return events + Chunk(std::move(choice));
 }
 
-std::string OpenAiAnswer::Closing(const Generation::Delta& end) const {
-  const char* object = chat_ ? "chat.completion.chunk" : "text_completion";
-  std::string events =
-      Chunk(Envelope(id_, object, created_, model_), chat_, nullptr, false, &end, usage_in_chunks_);
-  if (usage_in_chunks_) {
-    OrderedJson usage = Envelope(id_, object, created_, model_);
-    usage["usage"] = UsageJson(end.usage);
-    events += SseEvent(Dump(usage));
+std::string OpenAiAnswer::Closing(const Usage& usage) const {
+  std::string events;
+  if (shape_.usage_in_chunks) {
+    OrderedJson json = Envelope(ChunkName());
+    json["usage"] = UsageJson(usage);
+    json["seed"] = shape_.seed;
+    events = SseEvent(Dump(json));
   }
   return events + SseEvent("[DONE]");
 }

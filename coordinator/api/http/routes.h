@@ -4,6 +4,7 @@
 #define TESSERA_COORDINATOR_API_HTTP_ROUTES_H_
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -16,9 +17,13 @@ struct Route {
   const char* method;
   const char* path;  // "{id}" at the end takes the rest of the path
   void (*handler)(FrontDoor& door, HttpCall& call);
+  bool open = false;  // for everybody, whatever key they have
 };
 
 absl::Span<const Route> RouteTable();
+// Who calls, before anything of the request but its header is read.
+absl::StatusOr<Caller> IdentifyCall(const FrontDoor& door, std::string_view path,
+                                    std::string_view authorization);
 // Finds the row and runs its handler; 404 or 405 (with Allow) otherwise.
 void RouteCall(FrontDoor& door, HttpCall& call);
 

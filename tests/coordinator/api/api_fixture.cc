@@ -2,6 +2,7 @@
 
 #include "tests/coordinator/api/api_fixture.h"
 
+#include <algorithm>
 #include <fstream>
 #include <iterator>
 #include <utility>
@@ -93,11 +94,24 @@ void ApiFixture::TearDown() {
 void ApiFixture::AnswerWith(const std::string& text) {
   executor_->SetScript(
       [tokens = Encode(model_, text), end = model_.defaults.eos_token_ids.front()](
-          size_t, size_t index) { return index < tokens.size() ? tokens[index] : end; });
+          size_t, size_t index, uint32_t) { return index < tokens.size() ? tokens[index] : end; });
+}
+
+void ApiFixture::AnswerChoicesWith(const std::vector<std::string>& texts) {
+  std::vector<std::vector<int32_t>> answers;
+  for (const std::string& text : texts) {
+    answers.push_back(Encode(model_, text));
+    answers.back().push_back(model_.defaults.eos_token_ids.front());
+  }
+  executor_->SetScript([answers](size_t, size_t index, uint32_t choice) {
+    const std::vector<int32_t>& answer = answers.at(choice);
+    return answer[std::min(index, answer.size() - 1)];
+  });
 }
 
 void ApiFixture::AnswerForever(const std::string& word) {
-  executor_->SetScript([token = Encode(model_, word).front()](size_t, size_t) { return token; });
+  executor_->SetScript(
+      [token = Encode(model_, word).front()](size_t, size_t, uint32_t) { return token; });
 }
 
 bool ApiFixture::WaitFor(const std::function<bool()>& condition) {

@@ -33,6 +33,8 @@ class ApiFixture : public testing::Test {
 
   // Every request is answered with this text, then the end token.
   void AnswerWith(const std::string& text);
+  // Choice i of every request is answered with texts[i], then the end token.
+  void AnswerChoicesWith(const std::vector<std::string>& texts);
   // Every request is answered with this token again and again.
   void AnswerForever(const std::string& word);
   bool WaitFor(const std::function<bool()>& condition);

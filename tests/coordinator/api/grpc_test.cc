@@ -148,11 +148,15 @@ TEST_F(GrpcTest, ErrorsNameTheField) {
             "temperature"},
            {[](auto& r) { r.mutable_sampling()->set_max_tokens(4'000'000'000); },
             grpc::INVALID_ARGUMENT, "max_tokens"},
-           {[](auto& r) { r.mutable_sampling()->set_n(2); }, grpc::UNIMPLEMENTED, "`n`"},
-           {[](auto& r) { r.mutable_sampling()->set_min_p(0.5); }, grpc::UNIMPLEMENTED, "min_p"},
-           {[](auto& r) { (*r.mutable_sampling()->mutable_logit_bias())[1] = 2; },
-            grpc::UNIMPLEMENTED, "logit_bias"},
-           {[](auto& r) { r.set_priority(1); }, grpc::UNIMPLEMENTED, "priority"}}) {
+           {[](auto& r) { r.mutable_sampling()->set_n(129); }, grpc::INVALID_ARGUMENT, "`n`"},
+           {[](auto& r) { r.mutable_sampling()->set_min_p(1.5); }, grpc::INVALID_ARGUMENT, "min_p"},
+           {[](auto& r) { (*r.mutable_sampling()->mutable_logit_bias())[1] = 101; },
+            grpc::INVALID_ARGUMENT, "logit_bias"},
+           {[](auto& r) { r.mutable_sampling()->set_top_logprobs(21); }, grpc::INVALID_ARGUMENT,
+            "top_logprobs"},
+           {[](auto& r) { r.mutable_sampling()->add_bad_words("two words"); },
+            grpc::INVALID_ARGUMENT, "bad_words"},
+           {[](auto& r) { r.set_priority(-101); }, grpc::INVALID_ARGUMENT, "priority"}}) {
     v1::GenerateRequest request;
     request.set_text("x");
     bad.set(request);

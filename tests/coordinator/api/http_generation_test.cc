@@ -178,7 +178,7 @@ TEST_F(HttpGenerationTest, CharactersOfSeveralTokensComeWhole) {
 
 TEST_F(HttpGenerationTest, IgnoreEosAndStopTokens) {
   const int32_t eos = model_.defaults.eos_token_ids.front();
-  executor_->SetScript([eos](size_t, size_t) { return eos; });
+  executor_->SetScript([eos](size_t, size_t, uint32_t) { return eos; });
   const json ignored =
       Post("/v1/completions", R"({"prompt":"x","ignore_eos":true,"max_tokens":5})").json();
   EXPECT_EQ(ignored["usage"]["completion_tokens"], 5);

@@ -40,37 +40,65 @@ TEST(OpenAiRequestTest, TakesEveryServedParameter) {
   EXPECT_TRUE(request->common.include_usage);
 }
 
+TEST(OpenAiRequestTest, TakesEveryParameterOfSampling) {
+  const auto request = Chat(
+      R"("n":3,"min_p":0.25,"presence_penalty":1.5,"frequency_penalty":-1,"repetition_penalty":1.25,
+         "logit_bias":{"7":-100,"9":2.5},"allowed_token_ids":[1,2],"banned_token_ids":[4],
+         "bad_words":["x"],"min_tokens":2,"logprobs":true,"top_logprobs":4,"prompt_logprobs":3,
+         "include_stop":true,"priority":-8)");
+  ASSERT_TRUE(request.ok()) << request.status();
+  const GenerateParams& params = request->common.params;
+  EXPECT_EQ(params.n, 3);
+  EXPECT_EQ(params.min_p, 0.25);
+  EXPECT_EQ(params.presence_penalty, 1.5);
+  EXPECT_EQ(params.frequency_penalty, -1);
+  EXPECT_EQ(params.repetition_penalty, 1.25);
+  EXPECT_EQ(params.logit_bias, (std::vector<std::pair<int32_t, double>>{{7, -100}, {9, 2.5}}));
+  EXPECT_EQ(params.allowed_token_ids, (std::vector<int32_t>{1, 2}));
+  EXPECT_EQ(params.banned_token_ids, std::vector<int32_t>{4});
+  EXPECT_EQ(params.bad_words, std::vector<std::string>{"x"});
+  EXPECT_EQ(params.min_tokens, 2);
+  EXPECT_EQ(params.top_logprobs, 4);
+  EXPECT_EQ(params.prompt_logprobs, 3);
+  EXPECT_TRUE(params.include_stop);
+  EXPECT_EQ(params.priority, -8);
+}
+
+TEST(OpenAiRequestTest, CompletionsHaveTheirOwnLogprobsBestOfAndEcho) {
+  const auto request =
+      ParseCompletion(R"({"prompt":"x","n":2,"best_of":5,"logprobs":3,"echo":true})");
+  ASSERT_TRUE(request.ok()) << request.status();
+  const GenerateParams& params = request->common.params;
+  EXPECT_EQ(params.choices(), 5);
+  EXPECT_EQ(params.answers(), 2);
+  EXPECT_EQ(params.top_logprobs, 3);
+  EXPECT_STREQ(params.top_logprobs_name, "logprobs");
+  EXPECT_TRUE(request->echo && params.score_prompt);
+  // Not scored at all, and scored without alternatives, differ.
+  EXPECT_EQ(ParseCompletion(R"({"prompt":"x"})")->common.params.top_logprobs, std::nullopt);
+  EXPECT_EQ(ParseCompletion(R"({"prompt":"x","logprobs":0})")->common.params.top_logprobs, 0);
+}
+
+TEST(OpenAiRequestTest, WhatCannotBeStreamedSaysSo) {
+  EXPECT_EQ(ParamOf(ParseCompletion(R"({"prompt":"x","best_of":2,"stream":true})").status()),
+            "best_of");
+  EXPECT_TRUE(ParseCompletion(R"({"prompt":"x","best_of":2,"n":2,"stream":true})").ok());
+  EXPECT_EQ(ParamOf(Chat(R"("prompt_logprobs":0,"stream":true)").status()), "prompt_logprobs");
+}
+
 TEST(OpenAiRequestTest, NeutralValuesOfReservedParametersAreTaken) {
-  const auto request = Chat(R"("n":1,"best_of":1,"logprobs":false,"top_logprobs":0,"logit_bias":{},
-              "presence_penalty":0,"frequency_penalty":0.0,"repetition_penalty":1.0,"min_p":0,
+  const auto request = Chat(R"("best_of":1,"logprobs":false,"top_logprobs":0,"logit_bias":{},
               "response_format":{"type":"text"},"tools":[],"tool_choice":"none","echo":false,
               "suffix":null,"user":"me","modalities":["text"],"parallel_tool_calls":true)");
   EXPECT_TRUE(request.ok()) << request.status();
 }
 
 TEST(OpenAiRequestTest, ReservedParametersAreRefusedByName) {
-  for (const std::string pair : {R"("n":2)",
-                                 R"("best_of":3)",
-                                 R"("logprobs":true)",
-                                 R"("top_logprobs":5)",
-                                 R"("prompt_logprobs":1)",
-                                 R"("logit_bias":{"5":1})",
-                                 R"("presence_penalty":0.1)",
-                                 R"("frequency_penalty":-1)",
-                                 R"("repetition_penalty":1.1)",
-                                 R"("min_p":0.1)",
-                                 R"("min_tokens":3)",
-                                 R"("response_format":{"type":"json_object"})",
-                                 R"("response_format":"json")",
-                                 R"("tools":[{"type":"function"}])",
-                                 R"("tool_choice":"required")",
-                                 R"("functions":[{}])",
-                                 R"("echo":true)",
-                                 R"("suffix":"x")",
-                                 R"("guided_json":{})",
-                                 R"("audio":{})",
-                                 R"("priority":1)",
-                                 R"("use_beam_search":true)"}) {
+  for (const std::string pair :
+       {R"("best_of":3)", R"("response_format":{"type":"json_object"})",
+        R"("response_format":"json")", R"("tools":[{"type":"function"}])",
+        R"("tool_choice":"required")", R"("functions":[{}])", R"("echo":true)", R"("suffix":"x")",
+        R"("guided_json":{})", R"("audio":{})", R"("use_beam_search":true)"}) {
     const absl::Status status = Chat(pair).status();
     const std::string name = pair.substr(1, pair.find('"', 1) - 1);
     EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented) << pair << " " << status;
@@ -94,6 +122,24 @@ TEST(OpenAiRequestTest, WrongTypesNameTheParameter) {
                          {R"("max_tokens":"many")", "max_tokens"},
                          {R"("max_tokens":1e3)", "max_tokens"},
                          {R"("max_completion_tokens":{})", "max_completion_tokens"},
+                         {R"("n":"two")", "n"},
+                         {R"("n":1.5)", "n"},
+                         {R"("min_p":"x")", "min_p"},
+                         {R"("presence_penalty":[])", "presence_penalty"},
+                         {R"("frequency_penalty":true)", "frequency_penalty"},
+                         {R"("repetition_penalty":{})", "repetition_penalty"},
+                         {R"("logit_bias":[5])", "logit_bias"},
+                         {R"("logit_bias":{"five":1})", "logit_bias"},
+                         {R"("logit_bias":{"5":"x"})", "logit_bias"},
+                         {R"("allowed_token_ids":"a")", "allowed_token_ids"},
+                         {R"("banned_token_ids":[-1])", "banned_token_ids"},
+                         {R"("bad_words":[5])", "bad_words"},
+                         {R"("min_tokens":"x")", "min_tokens"},
+                         {R"("logprobs":5)", "logprobs"},
+                         {R"("logprobs":true,"top_logprobs":true)", "top_logprobs"},
+                         {R"("top_logprobs":5)", "top_logprobs"},
+                         {R"("prompt_logprobs":true)", "prompt_logprobs"},
+                         {R"("priority":"high")", "priority"},
                          {R"("stop":5)", "stop"},
                          {R"("stop":["a",5])", "stop"},
                          {R"("stop_token_ids":"a")", "stop_token_ids"},

@@ -46,6 +46,11 @@ uint64_t ScriptedExecutor::sampled() const {
   return sampled_;
 }
 
+cluster::v1::SamplingParams ScriptedExecutor::last_sampling() const {
+  absl::MutexLock lock(&mutex_);
+  return last_sampling_;
+}
+
 void ScriptedExecutor::Run() {
   while (true) {
     StepDone done;
@@ -64,9 +69,64 @@ void ScriptedExecutor::Run() {
   }
 }
 
+float ScriptedExecutor::Logprob(int32_t token, size_t position, uint32_t choice) {
+  return -static_cast<float>((static_cast<size_t>(token) + position) % 7 + 1 + choice) / 8;
+}
+
+std::vector<std::pair<int32_t, float>> ScriptedExecutor::TopLogprobs(int32_t token, size_t position,
+                                                                     uint32_t choice,
+                                                                     uint32_t count) {
+  std::vector<std::pair<int32_t, float>> top;
+  for (uint32_t i = 0; i < count; ++i) {
+    top.emplace_back(token + static_cast<int32_t>(i),
+                     Logprob(token, position, choice) - static_cast<float>(i) / 8);
+  }
+  return top;
+}
+
+void ScriptedExecutor::Score(int32_t token, size_t position, uint32_t choice, uint32_t alternatives,
+                             cluster::v1::StepResult* result) const {
+  result->add_logprobs(Logprob(token, position, choice));
+  result->add_num_top(alternatives);
+  for (const auto& [id, logprob] : TopLogprobs(token, position, choice, alternatives)) {
+    result->add_top_tokens(id);
+    result->add_top_logprobs(logprob);
+  }
+}
+
+void ScriptedExecutor::AnswerRow(const cluster::v1::StepPlan& plan, int row,
+                                 cluster::v1::StepResult* result) {
+  const cluster::v1::SequenceReset& known = known_.at(plan.sequence(row));
+  const cluster::v1::SamplingParams& sampling = known.sampling();
+  const size_t prompt = known.num_prompt_tokens();
+  const size_t start = plan.start_position(row);
+  const size_t end = start + plan.num_new_tokens(row);
+  uint32_t scored = 0;
+  if (sampling.prompt_logprobs() > 0) {
+    for (size_t position = start + 1; position <= end && position < prompt; ++position, ++scored) {
+      Score(known.history(static_cast<int>(position)), position, known.choice(),
+            sampling.prompt_logprobs() - 1, result);
+    }
+  }
+  const uint32_t samples =
+      plan.output(row) == cluster::v1::OUTPUT_SAMPLE ? plan.num_choices(row) : 0;
+  for (uint32_t i = 0; i < samples; ++i) {
+    const uint32_t choice = known.choice() + i;
+    const int32_t token = script_(prompt, end - prompt, choice);
+    result->add_sampled(token);
+    ++sampled_;
+    if (!sampling.logprobs()) continue;
+    Score(token, end, choice, sampling.top_logprobs(), result);
+    ++scored;
+  }
+  result->add_num_sampled(samples);
+  result->add_num_scored(scored);
+}
+
 cluster::v1::StepResult ScriptedExecutor::Answer(const cluster::v1::StepPlan& plan) {
   for (const auto& reset : plan.resets()) {
-    prompt_tokens_[plan.sequence(static_cast<int>(reset.row()))] = reset.num_prompt_tokens();
+    known_[plan.sequence(static_cast<int>(reset.row()))] = reset;
+    last_sampling_ = reset.sampling();
   }
   cluster::v1::StepResult result;
   result.set_term(plan.term());
@@ -74,15 +134,9 @@ cluster::v1::StepResult ScriptedExecutor::Answer(const cluster::v1::StepPlan& pl
   result.set_group(plan.group());
   result.set_step(plan.step());
   result.set_rows(static_cast<uint32_t>(plan.sequence_size()));
-  for (int row = 0; row < plan.sequence_size(); ++row) {
-    const bool samples = plan.output(row) == cluster::v1::OUTPUT_SAMPLE;
-    result.add_num_sampled(samples ? 1 : 0);
-    if (!samples) continue;
-    const size_t prompt = prompt_tokens_.at(plan.sequence(row));
-    const size_t end = plan.start_position(row) + plan.num_new_tokens(row);
-    result.add_sampled(script_(prompt, end - prompt));
-    ++sampled_;
-  }
+  for (int row = 0; row < plan.sequence_size(); ++row) AnswerRow(plan, row, &result);
+  if (result.logprobs_size() == 0) result.clear_num_scored();
+  for (const uint64_t sequence : plan.finished_sequences()) known_.erase(sequence);
   return result;
 }
 

@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -21,8 +22,8 @@ namespace tessera::api {
 
 class ScriptedExecutor final : public StepExecutor {
  public:
-  // Token `index` (from 0) of the answer to a prompt of so many tokens.
-  using Script = std::function<int32_t(size_t prompt_tokens, size_t index)>;
+  // Token `index` (from 0) of a choice of the answer to a prompt of so many tokens.
+  using Script = std::function<int32_t(size_t prompt_tokens, size_t index, uint32_t choice)>;
 
   ~ScriptedExecutor() override { Stop(); }
   void Submit(cluster::v1::StepPlan plan) override ABSL_LOCKS_EXCLUDED(mutex_);
@@ -37,9 +38,21 @@ class ScriptedExecutor final : public StepExecutor {
   void Hold(bool hold) ABSL_LOCKS_EXCLUDED(mutex_);
   // Tokens sampled so far, over all requests.
   uint64_t sampled() const ABSL_LOCKS_EXCLUDED(mutex_);
+  // How the last sequence that appeared is to be sampled.
+  cluster::v1::SamplingParams last_sampling() const ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // What ranks would have made of the logits: the log probability of a token at a position (of
+  // prompt and output together), a multiple of 1/8, and its alternatives, the token itself first.
+  static float Logprob(int32_t token, size_t position, uint32_t choice);
+  static std::vector<std::pair<int32_t, float>> TopLogprobs(int32_t token, size_t position,
+                                                            uint32_t choice, uint32_t count);
 
  private:
   void Run();
+  void Score(int32_t token, size_t position, uint32_t choice, uint32_t alternatives,
+             cluster::v1::StepResult* result) const;
+  void AnswerRow(const cluster::v1::StepPlan& plan, int row, cluster::v1::StepResult* result)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   cluster::v1::StepResult Answer(const cluster::v1::StepPlan& plan)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool HasWork() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
@@ -55,7 +68,8 @@ class ScriptedExecutor final : public StepExecutor {
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   uint64_t sampled_ ABSL_GUARDED_BY(mutex_) = 0;
   std::deque<cluster::v1::StepPlan> plans_ ABSL_GUARDED_BY(mutex_);
-  std::map<uint64_t, size_t> prompt_tokens_ ABSL_GUARDED_BY(mutex_);  // by sequence
+  std::map<uint64_t, cluster::v1::SequenceReset> known_ ABSL_GUARDED_BY(mutex_);  // by sequence
+  cluster::v1::SamplingParams last_sampling_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace tessera::api

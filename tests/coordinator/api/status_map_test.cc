@@ -5,7 +5,11 @@
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
+
+#include "absl/time/time.h"
+#include "coordinator/engine/retry_after.h"
 
 namespace tessera::api {
 namespace {
@@ -50,7 +54,7 @@ const Expected kExpected[] = {
      "service_unavailable", true, false},
     {absl::StatusCode::kDataLoss, 500, grpc::DATA_LOSS, "server_error", "internal_error", false,
      true},
-    {absl::StatusCode::kUnauthenticated, 401, grpc::UNAUTHENTICATED, "authentication_error",
+    {absl::StatusCode::kUnauthenticated, 401, grpc::UNAUTHENTICATED, "invalid_request_error",
      "invalid_api_key", false, false},
 };
 
@@ -80,6 +84,16 @@ TEST(StatusMapTest, EveryCodeSaysTheSameAtEveryDoor) {
   // Codes 1 to 16 are all there are, and the table has each once.
   EXPECT_EQ(seen.size(), 16u);
   EXPECT_EQ(StatusTable().size(), 16u);
+}
+
+TEST(StatusMapTest, RetryAfterIsTheStatussOwnElseTheTables) {
+  const absl::Status busy = absl::ResourceExhaustedError("busy");
+  EXPECT_EQ(RetrySecondsOf(busy), 1);
+  EXPECT_EQ(RetrySecondsOf(WithRetryAfter(busy, absl::Seconds(17))), 17);
+  EXPECT_EQ(RetrySecondsOf(WithRetryAfter(busy, absl::Milliseconds(1500))), 2);
+  EXPECT_EQ(RetrySecondsOf(WithRetryAfter(busy, absl::ZeroDuration())), 1);
+  EXPECT_EQ(RetrySecondsOf(absl::InvalidArgumentError("wrong")), std::nullopt);
+  EXPECT_EQ(RetrySecondsOf(absl::OkStatus()), std::nullopt);
 }
 
 TEST(StatusMapTest, OkAndUnknownCodes) {

@@ -2,10 +2,13 @@
 
 #include "coordinator/text/text_stream.h"
 
+#include <optional>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
+#include "coordinator/text/utf8.h"
 #include "gtest/gtest.h"
 #include "tests/coordinator/text/golden.h"
 
@@ -73,6 +76,75 @@ TEST_P(TextStreamTest, NamesTheTokenThatCompletedTheStop) {
   EXPECT_GE(stopped, 2);
 }
 
+// The same with a minimum of tokens: stop strings that an earlier token completes do not count.
+TEST_P(TextStreamTest, MinTokensPassesOverEarlyStops) {
+  const unsigned seed = std::random_device{}();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937 random(seed);
+  const std::vector<std::string> stops = {"e", " ", "\u6f22", "\U0001f600"};
+  int passed_over = 0;
+  for (const std::vector<int32_t>& ids : GoldenIds(GetParam())) {
+    if (ids.empty()) continue;
+    const std::string whole = tokenizer_->Decode(ids, true).value();
+    const size_t min_tokens = random() % ids.size();
+    std::set<size_t> ends;  // of all stop strings, in bytes
+    for (const std::string& stop : stops) {
+      for (size_t at = whole.find(stop); at != std::string::npos; at = whole.find(stop, at + 1)) {
+        ends.insert(at + stop.size());
+      }
+    }
+    size_t count = 0, end = std::string::npos;  // tokens and bytes of the stop that counts
+    for (const size_t candidate : ends) {
+      count = 1;
+      const auto holds = [&] {
+        const auto prefix = absl::MakeConstSpan(ids).first(count);
+        return tokenizer_->Decode(prefix, true).value().substr(0, candidate) ==
+               whole.substr(0, candidate);
+      };
+      while (!holds()) ++count;
+      if (count >= min_tokens) {
+        end = candidate;
+        break;
+      }
+      ++passed_over;
+    }
+    TextStream stream(tokenizer_, StopStrings::Create(stops, true).value(), true, min_tokens);
+    const StreamOutcome outcome = PushAll(stream, ids, random);
+    EXPECT_EQ(outcome.text, whole.substr(0, end));
+    ASSERT_EQ(outcome.stop.has_value(), end != std::string::npos) << whole;
+    if (outcome.stop) {
+      EXPECT_EQ(outcome.stop->token_index, count - 1) << whole;
+    }
+  }
+  EXPECT_GE(passed_over, 2);
+}
+
+TEST_P(TextStreamTest, CertainTokensStayAndCharactersAreCounted) {
+  for (const std::vector<int32_t>& ids : GoldenIds(GetParam())) {
+    const std::string whole = tokenizer_->Decode(ids, true).value();
+    for (const char* stop : {"\u6f22\u5b57", "o w", "\U0001f600"}) {
+      TextStream stream(tokenizer_, StopStrings::Create({stop}, true).value());
+      size_t certain = 0;
+      std::optional<TextStream::Stop> found;
+      for (size_t i = 0; i < ids.size() && !found; ++i) {
+        const size_t characters = stream.characters();
+        found = stream.Push({&ids[i], 1}).stop;
+        if (found) break;
+        EXPECT_GE(stream.certain_tokens(), certain);
+        EXPECT_LE(stream.certain_tokens(), i + 1);
+        EXPECT_GE(stream.characters(), characters);
+        certain = stream.certain_tokens();
+      }
+      if (!found) found = stream.Finish().stop;
+      if (found) {
+        EXPECT_GE(found->token_index + 1, certain) << whole;
+      } else {
+        EXPECT_EQ(stream.characters(), CountCharacters(whole));
+      }
+    }
+  }
+}
+
 TEST_P(TextStreamTest, WithoutStopsItIsDecode) {
   std::mt19937 random(1);
   for (const std::vector<int32_t>& ids : GoldenIds(GetParam())) {
@@ -90,6 +162,7 @@ TEST(TextStreamByteRunTest, StopInsideAByteRunNamesItsLastByte) {
              *tokenizer->TokenToId("<bos>"));  // adds nothing, so completes nothing
   TextStream stream(tokenizer, StopStrings::Create({"\u6f22"}, true).value());
   EXPECT_EQ(stream.Push(absl::MakeConstSpan(ids).first(4)).text, "");
+  EXPECT_EQ(stream.certain_tokens(), 1u);  // any byte of the run may turn out to be the last one
   const TextStream::Output output = stream.Push(absl::MakeConstSpan(ids).subspan(4));
   EXPECT_EQ(output.text, "\u6f22");
   ASSERT_TRUE(output.stop.has_value());
