@@ -4,6 +4,8 @@
 #include "coordinator/cluster/cluster.h"
 
 #include <gmock/gmock.h>
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/generic/generic_stub.h>
 #include <gtest/gtest.h>
 
 #include <deque>
@@ -126,7 +128,10 @@ class ClusterTest : public ::testing::Test {
     plan.set_term(3);
     plan.set_epoch(epoch);
     plan.set_step(step);
+    plan.add_sequence(1);
     plan.add_num_new_tokens(1);
+    plan.add_output(pb::OUTPUT_SAMPLE);
+    plan.add_num_choices(1);
     return plan;
   }
 
@@ -191,6 +196,35 @@ TEST_F(ClusterTest, TheFirstMessageMustBeHello) {
   const grpc::Status status = stream->Finish();
   EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_THAT(status.error_message(), HasSubstr("Hello"));
+}
+
+// The front door links the reflection library, which adds itself to every server of the process.
+TEST(ClusterReflectionTest, ThePortForWorkersOffersNone) {
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  const RealClock clock;
+  GroupManagerOptions options;
+  options.models = {SmallModel("m", 1)};
+  Cluster cluster(options, clock, [](const Notice&) {});
+  const auto address = cluster.Start("127.0.0.1:0", [](Event) {});
+  ASSERT_TRUE(address.ok()) << address.status();
+  auto channel = grpc::CreateChannel(*address, grpc::InsecureChannelCredentials());
+  grpc::TemplatedGenericStub<grpc::ByteBuffer, grpc::ByteBuffer> stub(channel);
+  grpc::ClientContext context;
+  grpc::CompletionQueue queue;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+  auto call = stub.PrepareCall(
+      &context, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", &queue);
+  int started = 0;
+  int finished = 0;
+  grpc::Status status;
+  call->StartCall(&started);
+  call->Finish(&status, &finished);
+  for (int events = 0; events < 2; ++events) {
+    void* tag = nullptr;
+    bool ok = false;
+    ASSERT_TRUE(queue.Next(&tag, &ok));
+  }
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED) << status.error_message();
 }
 
 TEST_F(ClusterTest, APortInUseIsNamed) {

@@ -275,6 +275,29 @@ TEST_F(GroupManagerTest, FailedStartsWaitLongerAndLonger) {
   EXPECT_EQ(TakeAssigns().size(), 1u);
 }
 
+TEST_F(GroupManagerTest, ALoadThatHangsStartsAgain) {
+  Make({SmallModel("m", 1)});
+  const uint64_t worker = Join("w0");
+  const auto assigns = TakeAssigns();
+  pb::WorkerMessage progress;
+  progress.mutable_load_progress()->set_epoch(assigns[0].second.epoch());
+  const auto wait = [&](absl::Duration time) {
+    for (absl::Time end = clock_.Now() + time; clock_.Now() < end;) {
+      clock_.Advance(absl::Milliseconds(250));
+      Say(worker, HeartbeatMessage());
+      manager_->Tick(clock_.Now(), actions_);
+    }
+  };
+  wait(kLoadSilenceMax - absl::Seconds(1));
+  Say(worker, progress);
+  wait(kLoadSilenceMax - absl::Seconds(1));
+  EXPECT_TRUE(TakeAssigns().empty()) << "it makes progress";
+  wait(absl::Seconds(2));
+  const auto again = TakeAssigns();
+  ASSERT_EQ(again.size(), 1u);
+  EXPECT_EQ(again[0].second.epoch(), assigns[0].second.epoch() + 1);
+}
+
 TEST_F(GroupManagerTest, DamagedMessagesDisconnectOnlyTheirSender) {
   Make({SmallModel("m", 2)});
   const uint64_t first = Join("w0");
