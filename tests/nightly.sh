@@ -5,6 +5,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 export TESSERA_TEST_SCALE="${TESSERA_TEST_SCALE:-50}"  # multiplies the number of random cases
+export TESSERA_COMPOSITIONS="${TESSERA_COMPOSITIONS:-10000}"  # batches whose logits must be equal bit for bit
 export TESSERA_FUZZ_SECONDS="${TESSERA_FUZZ_SECONDS:-600}"
 failed=0
 

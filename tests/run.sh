@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything that is tested, from clean if need be: installs what is missing, builds, checks the house rules,
-# runs unit and integration tests, the sanitizers, and a short fuzz. Ends with a table of minutes per stage.
+# runs unit and integration tests, ten thousand simulated lives, the sanitizers, and a short fuzz. Ends with a table
+# of minutes per stage.
 #
 #   tests/run.sh                   all stages
 #   tests/run.sh unit integration  only these (release is built first)
@@ -8,17 +9,18 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-readonly STAGES=(install build unit integration asan tsan clang fuzz)
+readonly STAGES=(install build unit integration simulation asan tsan clang fuzz)
 readonly FUZZ_SECONDS="${TESSERA_FUZZ_SECONDS:-15}"
 readonly JOBS="${TESSERA_JOBS:-$(nproc)}"
 
 # The sanitizers run what has threads, raw memory or hostile input; the rest is built by `clang`.
 readonly ASAN_TESTS=(base_test models_test kernels_cpu_test worker_test worker_comm_test worker_sampler_test
                      coordinator_text_test coordinator_kv_test coordinator_sched_test
-                     coordinator_engine_test coordinator_cluster_test coordinator_api_test)
-readonly TSAN_TESTS=(kernels_cpu_test coordinator_engine_test)
+                     coordinator_engine_test coordinator_cluster_test coordinator_tenants_test
+                     coordinator_api_test)
+readonly TSAN_TESTS=(kernels_cpu_test coordinator_engine_test coordinator_tenants_test)
 
-usage() { sed -n '2,8p' "$0" | sed 's/^# \{0,1\}//'; }
+usage() { sed -n '2,9p' "$0" | sed 's/^# \{0,1\}//'; }
 
 selected=()
 for argument in "$@"; do
@@ -52,6 +54,8 @@ stage_install() { deploy/install-deps.sh; }
 stage_build() { configure release && build release; }
 stage_unit() { run_ctest release --label-regex unit; }
 stage_integration() { ctest --test-dir build/release --output-on-failure --label-regex integration; }
+# Prints how many lives were lived, how fast, and which planted bugs were found by what.
+stage_simulation() { ctest --test-dir build/release --verbose --label-regex simulation; }
 stage_asan() {
   configure asan && build asan --target "${ASAN_TESTS[@]}" &&
     LSAN_OPTIONS="suppressions=$PWD/tests/lsan-suppressions.txt" \

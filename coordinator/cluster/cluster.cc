@@ -2,6 +2,9 @@
 
 #include "coordinator/cluster/cluster.h"
 
+#include <grpcpp/impl/server_builder_option.h>
+#include <grpcpp/impl/server_builder_plugin.h>
+
 #include <optional>
 #include <utility>
 #include <vector>
@@ -15,19 +18,16 @@ namespace {
 
 namespace pb = cluster::v1;
 
-std::vector<double> FlopsPerToken(const GroupManagerOptions& options) {
-  std::vector<double> flops;
-  for (const ModelTarget& model : options.models) {
-    flops.push_back(2.0 * static_cast<double>(ParameterCount(model.spec)));
+// The reflection library adds itself to every server of the process that links it (the front door
+// does). Workers know what they call; nobody else needs a list.
+class NoReflection final : public grpc::ServerBuilderOption {
+ public:
+  void UpdateArguments(grpc::ChannelArguments*) override {}
+  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
+    std::erase_if(*plugins,
+                  [](const auto& plugin) { return plugin->name() == "proto_server_reflection"; });
   }
-  return flops;
-}
-
-std::vector<int> RanksPerGroup(const GroupManagerOptions& options) {
-  std::vector<int> ranks;
-  for (const ModelTarget& model : options.models) ranks.push_back(model.memory.tp);
-  return ranks;
-}
+};
 
 std::optional<uint64_t> DecimalMetadata(const grpc::CallbackServerContext& context,
                                         const char* key) {
@@ -73,8 +73,7 @@ Cluster::Cluster(GroupManagerOptions options, const Clock& clock, NoticeSink not
     : clock_(clock),
       notices_(std::move(notices)),
       service_(std::make_unique<Service>(*this)),
-      manager_(options),
-      tracker_(FlopsPerToken(options), RanksPerGroup(options)) {}
+      core_(std::move(options)) {}
 
 Cluster::~Cluster() { Stop(absl::ZeroDuration()); }
 
@@ -82,6 +81,7 @@ absl::StatusOr<std::string> Cluster::Start(const std::string& address,
                                            std::function<void(Event)> post) {
   post_ = std::move(post);
   grpc::ServerBuilder builder;
+  builder.SetOption(std::make_unique<NoReflection>());
   int port = 0;
   builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
   builder.RegisterService(service_.get());
@@ -136,8 +136,7 @@ grpc::ServerBidiReactor<pb::WorkerMessage, pb::CoordinatorMessage>* Cluster::OnJ
       if (session->worker == 0) return;
       joins_.erase(session->worker);
       if (stopping_) return;  // sent home, not lost
-      manager_.OnLeft(session->worker, absl::UnavailableError("its control stream ended"),
-                      clock_.Now(), actions);
+      core_.OnControlStreamClosed(session->worker, clock_.Now(), actions);
       Carry(actions);
     }
     Tell(actions);
@@ -153,11 +152,9 @@ void Cluster::OnWorkerMessage(Session& session, const pb::WorkerMessage& message
     absl::MutexLock lock(&mutex_);
     if (stopping_) return;
     if (session.worker != 0) {
-      manager_.OnMessage(session.worker, message, clock_.Now(), actions);
-    } else if (!message.has_hello()) {
-      session.stream->Close(absl::InvalidArgumentError("the first message must be Hello"));
+      core_.OnMessage(session.worker, message, clock_.Now(), actions);
     } else {
-      const absl::StatusOr<uint64_t> worker = manager_.Join(message.hello(), clock_.Now(), actions);
+      const absl::StatusOr<uint64_t> worker = core_.Join(message, clock_.Now(), actions);
       if (worker.ok()) {
         session.worker = *worker;
         joins_[*worker] = session.stream;
@@ -193,7 +190,7 @@ grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Cluster::OnSteps(
   GroupActions actions;
   {
     absl::MutexLock lock(&mutex_);
-    const absl::Status status = manager_.OnStepStream(*worker, *epoch, clock_.Now(), actions);
+    const absl::Status status = core_.OnStepStream(*worker, *epoch, clock_.Now(), actions);
     if (status.ok()) {
       *accepted = true;
       steps_[*worker] = {*epoch, stream};
@@ -214,19 +211,10 @@ void Cluster::OnStepResult(uint64_t worker, uint64_t epoch, const grpc::ByteBuff
   GroupActions actions;
   {
     absl::MutexLock lock(&mutex_);
-    const absl::StatusOr<GroupManager::RankRef> rank = manager_.RankOf(worker);
-    if (!rank.ok() || rank->epoch != epoch) return;
-    if (!parsed || result.group() != rank->group || result.rank() != rank->rank) {
-      FailStep(rank->group, epoch,
-               absl::InternalError(absl::StrCat("rank ", rank->rank, " sent a damaged StepResult")),
-               actions);
+    if (parsed) {
+      core_.OnStepResult(worker, epoch, std::move(result), clock_.Now(), actions);
     } else {
-      absl::StatusOr<std::optional<StepDone>> done = tracker_.Add(rank->rank, result, clock_.Now());
-      if (!done.ok()) {
-        FailStep(rank->group, epoch, done.status(), actions);
-      } else if (done->has_value()) {
-        post_(std::move(**done));
-      }
+      core_.OnUnreadableResult(worker, epoch, clock_.Now(), actions);
     }
     Carry(actions);
   }
@@ -241,11 +229,7 @@ void Cluster::OnStepStreamClosed(uint64_t worker, uint64_t epoch) {
     const auto steps = steps_.find(worker);
     if (steps != steps_.end() && steps->second.epoch == epoch) steps_.erase(steps);
     if (stopping_) return;
-    const absl::StatusOr<GroupManager::RankRef> rank = manager_.RankOf(worker);
-    if (!rank.ok() || rank->epoch != epoch) return;
-    FailStep(rank->group, epoch,
-             absl::UnavailableError(absl::StrCat("rank ", rank->rank, " closed its step stream")),
-             actions);
+    core_.OnStepStreamClosed(worker, epoch, clock_.Now(), actions);
     Carry(actions);
   }
   Tell(actions);
@@ -255,19 +239,14 @@ void Cluster::Submit(pb::StepPlan plan) {
   GroupActions actions;
   {
     absl::MutexLock lock(&mutex_);
-    const uint32_t group = plan.group();
-    const uint64_t epoch = plan.epoch();
-    // A group lost since the plan was made: its GroupLost event is in the inbox already.
-    const std::vector<uint64_t> ranks = manager_.ReadyRanks(group, epoch);
-    if (ranks.empty() || stopping_) return;
-    int64_t tokens = 0;
-    for (uint32_t n : plan.num_new_tokens()) tokens += n;
-    tracker_.Begin(group, epoch, plan.step(), tokens, clock_.Now());
+    if (stopping_) return;
+    const std::vector<uint64_t> ranks = core_.BeginStep(plan, clock_.Now());
+    if (ranks.empty()) return;
     const grpc::ByteBuffer bytes = Serialize(plan);
     for (uint64_t worker : ranks) {
       const auto stream = steps_.find(worker);
       if (stream != steps_.end() && stream->second.stream->Write(bytes)) continue;
-      FailStep(group, epoch, absl::UnavailableError("a rank takes no plans any more"), actions);
+      core_.OnPlanNotTaken(plan, clock_.Now(), actions);
       break;
     }
     Carry(actions);
@@ -275,23 +254,13 @@ void Cluster::Submit(pb::StepPlan plan) {
   Tell(actions);
 }
 
-void Cluster::FailStep(uint32_t group, uint64_t epoch, const absl::Status& reason,
-                       GroupActions& actions) {
-  manager_.OnStepFailed(group, epoch, reason, clock_.Now(), actions);
-}
-
 void Cluster::TickLoop() {
   while (true) {
     GroupActions actions;
     {
       absl::MutexLock lock(&mutex_);
-      const absl::Duration pause = manager_.options().heartbeat_interval / 4;
-      if (mutex_.AwaitWithTimeout(absl::Condition(&stopping_), pause)) return;
-      const absl::Time now = clock_.Now();
-      manager_.Tick(now, actions);
-      for (const StepTracker::Overdue& overdue : tracker_.FindOverdue(now)) {
-        FailStep(overdue.group, overdue.epoch, overdue.reason, actions);
-      }
+      if (mutex_.AwaitWithTimeout(absl::Condition(&stopping_), core_.tick_interval())) return;
+      core_.Tick(clock_.Now(), actions);
       Carry(actions);
     }
     Tell(actions);
@@ -309,10 +278,7 @@ void Cluster::Carry(GroupActions& actions) {
     const auto steps = steps_.find(gone.worker);
     if (steps != steps_.end()) steps->second.stream->Close(gone.reason);
   }
-  for (Event& event : actions.events) {
-    if (const auto* lost = std::get_if<GroupLost>(&event)) tracker_.Forget(lost->group);
-    post_(std::move(event));
-  }
+  for (Event& event : actions.events) post_(std::move(event));
 }
 
 void Cluster::Tell(const GroupActions& actions) const {

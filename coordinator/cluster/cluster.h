@@ -1,6 +1,6 @@
 // The coordinator's side of the wire: a gRPC server that workers dial, the StepExecutor of the
-// engine, and a ticking thread for heartbeats and step deadlines. All decisions are GroupManager's
-// and StepTracker's; this class moves bytes and holds the one mutex in front of both.
+// engine, and a ticking thread for heartbeats and step deadlines. All decisions are ClusterCore's;
+// this class moves bytes and holds the one mutex in front of it.
 
 #ifndef TESSERA_COORDINATOR_CLUSTER_CLUSTER_H_
 #define TESSERA_COORDINATOR_CLUSTER_CLUSTER_H_
@@ -18,8 +18,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "base/clock.h"
-#include "coordinator/cluster/group_manager.h"
-#include "coordinator/cluster/step_tracker.h"
+#include "coordinator/cluster/cluster_core.h"
 #include "coordinator/cluster/stream_reactor.h"
 #include "coordinator/sched/step_executor.h"
 #include "tessera/cluster/v1/cluster.grpc.pb.h"
@@ -72,8 +71,6 @@ class Cluster final : public StepExecutor {
   // Sends, disconnects, posts and tells. The notices are left in `actions` for the caller to tell
   // once the mutex is free.
   void Carry(GroupActions& actions) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void FailStep(uint32_t group, uint64_t epoch, const absl::Status& reason, GroupActions& actions)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Tell(const GroupActions& actions) const;
   bool NoWorkers() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return joins_.empty(); }
 
@@ -86,8 +83,7 @@ class Cluster final : public StepExecutor {
 
   absl::Mutex mutex_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  GroupManager manager_ ABSL_GUARDED_BY(mutex_);
-  StepTracker tracker_ ABSL_GUARDED_BY(mutex_);
+  ClusterCore core_ ABSL_GUARDED_BY(mutex_);
   std::map<uint64_t, std::shared_ptr<JoinStream>> joins_ ABSL_GUARDED_BY(mutex_);  // by worker id
   std::map<uint64_t, OpenSteps> steps_ ABSL_GUARDED_BY(mutex_);
 };

@@ -101,6 +101,7 @@ void GroupManager::OnMessage(uint64_t id, const pb::WorkerMessage& message, absl
     case pb::WorkerMessage::kLoadProgress: {
       const pb::LoadProgress& progress = message.load_progress();
       if (!current(progress.epoch())) break;
+      groups_[worker.group].load_news = now;
       Notice notice;
       notice.kind = Notice::Kind::kLoading;
       notice.group = worker.group;
@@ -115,6 +116,7 @@ void GroupManager::OnMessage(uint64_t id, const pb::WorkerMessage& message, absl
     }
     case pb::WorkerMessage::kCommHello:
       if (!current(message.comm_hello().epoch())) break;
+      groups_[worker.group].load_news = now;
       if (message.comm_hello().blob().empty() ||
           message.comm_hello().blob().size() > kCommBlobBytesMax) {
         actions.disconnects.push_back(
@@ -126,6 +128,7 @@ void GroupManager::OnMessage(uint64_t id, const pb::WorkerMessage& message, absl
       break;
     case pb::WorkerMessage::kReady:
       if (!current(message.ready().epoch())) break;
+      groups_[worker.group].load_news = now;
       worker.ready = true;
       worker.numerics_class = message.ready().numerics_class();
       CheckReady(worker.group, now, actions);
@@ -230,6 +233,14 @@ void GroupManager::Tick(absl::Time now, GroupActions& actions) {
         absl::DeadlineExceededError(absl::StrCat("no heartbeat for ", absl::FormatDuration(limit))),
         now, actions);
   }
+  for (uint32_t index = 0; index < groups_.size(); ++index) {
+    if (groups_[index].state != GroupState::kLoading) continue;
+    if (now - groups_[index].load_news <= kLoadSilenceMax) continue;
+    Lose(index,
+         absl::DeadlineExceededError(absl::StrCat("no rank has reported on its loading for ",
+                                                  absl::FormatDuration(kLoadSilenceMax))),
+         now, actions);
+  }
   for (Group& group : groups_) {
     if (group.state != GroupState::kJoining || group.failed_starts == 0) continue;
     if (now < group.not_before || group.not_before == absl::InfinitePast()) continue;
@@ -319,6 +330,7 @@ void GroupManager::Assign(uint32_t index, const std::vector<uint64_t>& chosen,
   group.ranks = chosen;
   group.num_blocks = plan.num_blocks;
   group.formed_at = now;
+  group.load_news = now;
 
   std::set<std::string> hosts;
   for (uint64_t id : chosen) hosts.insert(workers_.at(id).hello.hardware().host_id());

@@ -24,6 +24,9 @@ namespace tessera {
 inline constexpr size_t kWorkersMax = 1024;
 inline constexpr size_t kCommBlobBytesMax = 1 << 20;
 inline constexpr size_t kWorkerNameBytesMax = 256;
+// A group that loads and of which no rank says anything about it for so long starts again. Ranks
+// that read a checkpoint report several times a second.
+inline constexpr absl::Duration kLoadSilenceMax = absl::Minutes(5);
 
 // One model that groups are formed for.
 struct ModelTarget {
@@ -74,7 +77,7 @@ class GroupManager {
   // A step of this group's epoch failed or did not come back in time.
   void OnStepFailed(uint32_t group, uint64_t epoch, const absl::Status& reason, absl::Time now,
                     GroupActions& actions);
-  // Missed heartbeats. Call a few times per heartbeat interval.
+  // Missed heartbeats, loads that hang. Call a few times per heartbeat interval.
   void Tick(absl::Time now, GroupActions& actions);
 
   struct RankRef {
@@ -109,7 +112,8 @@ class GroupManager {
     std::vector<uint64_t> ranks;  // worker ids, while loading or ready
     std::vector<uint32_t> num_blocks;
     absl::Time formed_at;
-    int failed_starts = 0;                         // in a row
+    absl::Time load_news;   // when a rank last said something about its loading
+    int failed_starts = 0;  // in a row
     absl::Time not_before = absl::InfinitePast();  // of the next start
   };
 
