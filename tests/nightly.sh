@@ -5,11 +5,15 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 export TESSERA_TEST_SCALE="${TESSERA_TEST_SCALE:-50}"  # multiplies the number of random cases
+export TESSERA_INTEGRATION_FULL=1  # minutes of overload, ten thousand disconnects, many windows
 export TESSERA_COMPOSITIONS="${TESSERA_COMPOSITIONS:-10000}"  # batches whose logits must be equal bit for bit
 export TESSERA_FUZZ_SECONDS="${TESSERA_FUZZ_SECONDS:-600}"
 failed=0
 
 tests/run.sh || failed=1
+
+printf '\n== a million simulated lives\n'
+build/release/bin/simulation_test --first 10001 --seeds "${TESSERA_SEEDS:-1000000}" || failed=1
 
 printf '\n== every unit test under the address sanitizer\n'
 cmake --build --preset asan >/dev/null &&

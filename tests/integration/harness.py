@@ -10,6 +10,8 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,6 +21,7 @@ import unittest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build/release/bin"
 DEMO_MODEL = ROOT / "deploy/demo-model"
+FULL_SIZE = os.environ.get("TESSERA_INTEGRATION_FULL", "") not in ("", "0")
 READY_SECONDS = 60
 EXIT_SECONDS = 30
 
@@ -26,6 +29,11 @@ EXIT_SECONDS = 30
 def run_tests():
     """The main of every test file: the binaries' folder is argv[1], the rest goes to unittest."""
     unittest.main(module="__main__", argv=[sys.argv[0], *sys.argv[2:]], verbosity=2)
+
+
+def sized(quick, full):
+    """How much of something a test does: `full` where TESSERA_INTEGRATION_FULL is set (tests/nightly.sh)."""
+    return full if FULL_SIZE else quick
 
 
 def demo_questions():
@@ -122,6 +130,13 @@ class Server(Process):
         connection.close()
         return response.status, response.headers, text
 
+    def send(self, path, body, timeout=60):
+        """A socket on which this request was sent and nothing was read; its answer ends with the connection."""
+        host, port = self.addresses["http"].split(":")
+        connection = socket.create_connection((host, int(port)), timeout)
+        connection.sendall(request_bytes(path, body, "Connection: close\r\n"))
+        return connection
+
     def post(self, path, body):
         status, _, text = self.request("POST", path, body)
         return status, json.loads(text)
@@ -155,11 +170,61 @@ class Server(Process):
         finally:
             connection.close()
 
+    def scrape(self):
+        return Scrape(self.request("GET", "/metrics")[2])
+
     def metric(self, name, **labels):
         """Sum of a metric's samples that have these labels."""
-        _, _, text = self.request("GET", "/metrics")
+        return self.scrape().sum(name, **labels)
+
+    def worker_pids(self):
+        """Pids of the ranks that `tessera serve` started."""
+        return [pid for pid in children_of(self.process.pid) if name_of(pid) == "tessera-worker"]
+
+    def coordinator_pid(self):
+        """Of the coordinator, started alone or by `tessera serve`."""
+        if name_of(self.process.pid) == "tessera-coordinator":
+            return self.process.pid
+        return next(pid for pid in children_of(self.process.pid)
+                    if name_of(pid) == "tessera-coordinator")
+
+
+class Apart(Server):
+    """A coordinator and its workers as separate programs; `via` may put something between them.
+
+    `via(address)` gets the address that workers dial and returns the one they are told.
+    """
+
+    def __init__(self, tp, *arguments, threads=1, via=lambda address: address):
+        super().__init__("--listen", "127.0.0.1:0", "--tp", str(tp), *arguments,
+                         program=("tessera-coordinator",), wait=False)
+        self.workers = []
+        try:
+            wait_until(lambda: "workers 127.0.0.1:" in self.output(), 20, "the log line")
+            address = via(self.output().split("workers ")[1].split()[0])
+            self.workers = [Process("tessera-worker", "--coordinator", address, "--model-root",
+                                    DEMO_MODEL.parent, "--threads", str(threads)) for _ in range(tp)]
+            self.wait_ready()
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+
+    def __exit__(self, *exception):
+        super().__exit__(*exception)
+        for worker in self.workers:
+            worker.__exit__(*exception)
+
+
+class Scrape:
+    """What /metrics said at one moment."""
+
+    def __init__(self, text):
+        self.lines = [line for line in text.splitlines() if not line.startswith("#")]
+
+    def sum(self, name, **labels):
+        """Sum of a metric's samples that have these labels."""
         total, found = 0.0, False
-        for line in text.splitlines():
+        for line in self.lines:
             if not line.startswith((name + "{", name + " ")):
                 continue
             if all(f'{key}="{value}"' in line for key, value in labels.items()):
@@ -168,9 +233,12 @@ class Server(Process):
             raise AssertionError(f"no sample of {name} {labels} in /metrics")
         return total
 
-    def worker_pids(self):
-        """Pids of the ranks that `tessera serve` started."""
-        return [pid for pid in children_of(self.process.pid) if name_of(pid) == "tessera-worker"]
+
+def request_bytes(path, body, headers=""):
+    """A POST of this JSON as it goes over the wire."""
+    text = json.dumps(body)
+    return (f"POST {path} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n{headers}"
+            f"Content-Length: {len(text)}\r\n\r\n{text}").encode()
 
 
 def children_of(pid):
@@ -194,12 +262,27 @@ def name_of(pid):
         return ""
 
 
+def resident_mebibytes(pid):
+    status = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmRSS"))
+
+
 def wait_until(condition, seconds, what):
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {seconds} s for {what}")
         time.sleep(0.02)
+
+
+def paired_ratio(values, others):
+    """(median ratio, its standard error) of two lists that were measured in turn.
+
+    What else the machine does meets both alike; the error, from the quartiles, says how much is left of it.
+    """
+    ratios = [value / other for value, other in zip(values, others)]
+    quarters = statistics.quantiles(ratios, n=4)
+    return statistics.median(ratios), 1.25 * (quarters[2] - quarters[0]) / 1.35 / len(ratios) ** 0.5
 
 
 def shared_memory_names():

@@ -37,18 +37,11 @@ def measure(server, streams):
     return len(results) / seconds, len(results) * TOKENS / seconds, statistics.median(firsts)
 
 
-def resident_mebibytes(pid):
-    with open(f"/proc/{pid}/status") as status:
-        return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmRSS"))
-
-
 def main():
     for tp in ("1", "2"):
         with Server("--tp", tp) as server:
             time.sleep(1)
-            coordinator = next(pid for pid in harness.children_of(server.process.pid)
-                               if harness.name_of(pid) == "tessera-coordinator")
-            print(f"tp {tp}, idle: coordinator {resident_mebibytes(coordinator):.0f} MiB resident")
+            print(f"tp {tp}, idle: coordinator {harness.resident_mebibytes(server.coordinator_pid()):.0f} MiB resident")
             for streams in (1, 16, 64):
                 requests, tokens, first = measure(server, streams)
                 print(f"tp {tp}, {streams:2} streams: {requests:6.1f} requests/s {tokens:8.0f} tokens/s, "

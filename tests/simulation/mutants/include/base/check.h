@@ -1,8 +1,8 @@
 // Stands in for base/check.h in the mutation build: a broken invariant is thrown, so that the
 // simulation goes on to look for what an observer would have seen.
 
-#ifndef TESSERA_BASE_CHECK_H_
-#define TESSERA_BASE_CHECK_H_
+#ifndef TESSERA_TESTS_SIMULATION_MUTANTS_INCLUDE_BASE_CHECK_H_
+#define TESSERA_TESTS_SIMULATION_MUTANTS_INCLUDE_BASE_CHECK_H_
 
 #include <sstream>
 #include <stdexcept>
@@ -37,4 +37,4 @@ struct CheckVoidify {
               : ::tessera::CheckVoidify() & \
                     ::tessera::CheckFailure(__FILE__, __LINE__, #condition).stream()
 
-#endif  // TESSERA_BASE_CHECK_H_
+#endif  // TESSERA_TESTS_SIMULATION_MUTANTS_INCLUDE_BASE_CHECK_H_
