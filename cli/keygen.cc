@@ -19,6 +19,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/status.h"
@@ -106,7 +107,11 @@ CLI::App* AddKeygenCommand(CLI::App& app, KeygenOptions& options) {
                       "Key file (--api-keys of the server) to add it to, made where there is none; "
                       "a running server takes it over within a second [print the entry]");
   command->add_option("--expires-days", options.expires_days, "Days until it expires [never]")
-      ->check(CLI::Range(0.0, 36500.0));
+      ->check([](const std::string& text) {
+        double days = 0;
+        const bool valid = absl::SimpleAtod(text, &days) && days > 0 && days <= 36500;
+        return valid ? std::string() : "must be a number above 0 and at most 36500";
+      });
   command->add_option("--comment", options.comment, "A note for whoever reads the file");
   return command;
 }

@@ -70,8 +70,14 @@ RequestCost CostOf(const Request& request) {
 }
 
 absl::Duration RetryAfter(const ModelStats& model) {
-  if (model.tokens_per_second <= 0) return kRetryAfterMin;
-  const double seconds = static_cast<double>(model.waiting_tokens) / model.tokens_per_second;
+  double seconds = 0;
+  // Prompts that wait at the rate of computing, answers at the rate at which answers end lately.
+  if (model.tokens_per_second > 0) {
+    seconds = static_cast<double>(model.waiting_tokens) / model.tokens_per_second;
+  }
+  if (model.choices_per_second > 0) {
+    seconds = std::max(seconds, static_cast<double>(model.waiting) / model.choices_per_second);
+  }
   return std::clamp(absl::Seconds(seconds), kRetryAfterMin, kRetryAfterMax);
 }
 

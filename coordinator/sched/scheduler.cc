@@ -78,6 +78,7 @@ SchedulerStats Scheduler::Stats() const {
     out.waiting_tokens = model->queue.waiting_tokens();
     if (model->recent_seconds > 0) {
       out.tokens_per_second = model->recent_tokens / model->recent_seconds;
+      out.choices_per_second = model->recent_ends / model->recent_seconds;
     }
     stats.waiting += out.waiting;
   }

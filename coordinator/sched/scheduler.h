@@ -70,7 +70,9 @@ struct ModelStats {
   uint64_t prefix_query_tokens = 0;  // looked up in the prefix cache at admission
   uint64_t prefix_hit_tokens = 0;
   uint64_t preemptions = 0;
-  double tokens_per_second = 0;  // computed lately, all groups together; 0: not known yet
+  // Lately, per second in which a group computed; 0: not known yet.
+  double tokens_per_second = 0;   // computed
+  double choices_per_second = 0;  // that ended
 };
 
 struct SchedulerStats {

@@ -17,7 +17,7 @@ namespace {
 
 using cluster::v1::StepResult;
 
-constexpr double kRecentDecay = 0.98;  // per step, of the rate of tokens
+constexpr double kRecentDecay = 0.999;  // per step, of the rates of tokens and ends
 
 bool HasError(const StepDone& event) {
   return std::any_of(event.rank_results.begin(), event.rank_results.end(),
@@ -102,6 +102,7 @@ void Scheduler::State::OnStepDone(const StepDone& event, absl::Time now) {
     ModelState& model = *models[group->model];
     model.recent_tokens = kRecentDecay * model.recent_tokens + plan.tokens;
     model.recent_seconds = kRecentDecay * model.recent_seconds + seconds;
+    model.recent_ends *= kRecentDecay;
   }
   CommitRows(*group, plan, result);
 }

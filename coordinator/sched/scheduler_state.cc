@@ -127,6 +127,7 @@ void Scheduler::State::EndChoice(Sequence& sequence, FinishReason reason, int64_
   sequence.num_output_tokens = output_tokens;
   RequestState& request = *sequence.request;
   ModelOf(sequence).lengths.Add(output_tokens);
+  ++ModelOf(sequence).recent_ends;
   const bool all_ended =
       !request.sequences.front()->unforked &&
       std::all_of(request.sequences.begin(), request.sequences.end(),

@@ -37,6 +37,7 @@ struct ModelState {
   uint64_t blocked_version = 0;           // at this version
   ModelStats counted;                     // the counters of it
   double recent_tokens = 0;               // decayed sums over answered steps
+  double recent_ends = 0;
   double recent_seconds = 0;
 };
 

@@ -58,8 +58,10 @@ class BodyLimitTest : public ApiFixture {
 TEST_F(BodyLimitTest, AnAnnouncedBodyIsRefusedBeforeItComes) {
   SocketClient first(addresses_.http);
   const std::string body = Padded(150'000);
-  first.Send(
-      absl::StrCat("POST /v1/completions HTTP/1.1\r\nContent-Length: ", body.size(), "\r\n\r\n"));
+  first.Send(absl::StrCat(
+      "POST /v1/completions HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: ", body.size(),
+      "\r\n\r\n"));
+  ASSERT_EQ(first.ReadResponse().status, 100);  // it is counted now
   first.Send(body.substr(0, 1000));
   // The second one would not fit beside it, and is told so without sending anything.
   EXPECT_TRUE(WaitFor([this] {
@@ -111,10 +113,14 @@ TEST_F(BodyLimitTest, GrpcMessagesCountToo) {
     return reader->Finish().error_code();
   };
   for (int i = 0; i < 3; ++i) {
-    grpc::ClientContext large, fits;
+    grpc::ClientContext large;
     EXPECT_EQ(generate(kBodyBytes, &large), grpc::RESOURCE_EXHAUSTED);
     EXPECT_EQ(large.GetServerTrailingMetadata().count("retry-after"), 1u);
-    EXPECT_EQ(generate(kBodyBytes / 2 + 1, &fits), grpc::OK);
+    // The bytes come back when the call has ended on the server, a moment after the client knows.
+    EXPECT_TRUE(WaitFor([&] {
+      grpc::ClientContext fits;
+      return generate(kBodyBytes / 2 + 1, &fits) == grpc::OK;
+    }));
     EXPECT_TRUE(WaitFor([&] { return Post("/tokenize", Padded(kBodyBytes)).status == 200; }));
   }
 }
