@@ -275,14 +275,14 @@ def wait_until(condition, seconds, what):
         time.sleep(0.02)
 
 
-def paired_ratio(values, others):
-    """(median ratio, its standard error) of two lists that were measured in turn.
+def median_and_error(values):
+    """The error is the median's standard error, from the quartiles: a few wild values change neither.
 
-    What else the machine does meets both alike; the error, from the quartiles, says how much is left of it.
+    For what was measured in pairs, one directly after the other: what else the machine does meets both alike, and
+    the error says how much is left of it. A bound that is missed by more than two errors is missed.
     """
-    ratios = [value / other for value, other in zip(values, others)]
-    quarters = statistics.quantiles(ratios, n=4)
-    return statistics.median(ratios), 1.25 * (quarters[2] - quarters[0]) / 1.35 / len(ratios) ** 0.5
+    quarters = statistics.quantiles(values, n=4)
+    return statistics.median(values), 1.25 * (quarters[2] - quarters[0]) / 1.35 / len(values) ** 0.5
 
 
 def shared_memory_names():

@@ -130,8 +130,8 @@ class OverloadTest(unittest.TestCase):
         everything = self.filled + self.flooded + self.probed
         refused = [outcome for outcome in everything if outcome.status == 429]
         waits = [outcome.ended - outcome.begun for outcome in self.probed if outcome.status == 429]
-        share, error = harness.paired_ratio([good.tokens for good in self.goods],
-                                            [peak.tokens for peak in self.peaks])
+        share, error = harness.median_and_error(
+            [good.tokens / peak.tokens for good, peak in zip(self.goods, self.peaks)])
         samples = self.memory.samples
         quarter = len(samples) // 4  # the first one is for caches to fill and code to be read
         early, late = (statistics.median(part) for part in

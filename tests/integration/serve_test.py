@@ -8,7 +8,7 @@ import unittest
 import grpc
 
 import harness
-from harness import BIN, DEMO_MODEL, Process, Server
+from harness import BIN, DEMO_MODEL, Apart, Process, Server
 
 
 class AnswersTest(unittest.TestCase):
@@ -162,21 +162,11 @@ class LifeTest(unittest.TestCase):
             self.assertIn(text, shown)
 
     def test_coordinator_and_workers_apart(self):
-        with Server("--listen", "127.0.0.1:0", "--tp", "4", program=("tessera-coordinator",),
-                    wait=False) as coordinator:
-            harness.wait_until(lambda: "workers 127.0.0.1:" in coordinator.output(), 20, "the log line")
-            address = coordinator.output().split("workers ")[1].split()[0]
-            workers = [Process("tessera-worker", "--coordinator", address, "--model-root",
-                               DEMO_MODEL.parent, "--threads", "1") for _ in range(4)]
-            try:
-                coordinator.wait_ready()
-                question, answer = harness.demo_questions()[3]
-                self.assertEqual(coordinator.chat(question).strip(), answer.strip())
-                coordinator.stop()
-                self.assertEqual([worker.wait() for worker in workers], [0] * 4)
-            finally:
-                for worker in workers:
-                    worker.stop()
+        with Apart(4) as coordinator:
+            question, answer = harness.demo_questions()[3]
+            self.assertEqual(coordinator.chat(question).strip(), answer.strip())
+            coordinator.stop()
+            self.assertEqual([worker.wait() for worker in coordinator.workers], [0] * 4)
 
     def test_ranks_on_different_hosts_talk_over_gloo(self):
         # Its own namespaces and its own /dev/shm make a process a host of its own, as far as ranks can tell.

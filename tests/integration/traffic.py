@@ -14,6 +14,7 @@ import time
 from harness import request_bytes
 
 ANSWER_SECONDS_MAX = 60
+TRAFFIC_SECONDS_MAX = 500
 REFUSED_SECONDS = 0.05  # until a client of a closed loop tries again
 
 # status, seconds in Retry-After (none: not there), completion tokens
@@ -100,6 +101,8 @@ class Traffic:
         sender.close()
 
     def outcomes(self):
+        if not self.results.poll(TRAFFIC_SECONDS_MAX):
+            raise AssertionError(f"traffic of more than {TRAFFIC_SECONDS_MAX} s")
         outcomes = self.results.recv()
         self.process.join()
         return outcomes
