@@ -85,7 +85,7 @@ struct StepView {
   TensorView output_token;  // [outputs] index into T of the tokens whose logits are wanted
 };
 
-// Rotary position embedding: pair (i, i + D/2) turns by position * inv_frequency[i].
+// Rotary position embedding: pair (i, i + rotary_size / 2) turns by position * inv_frequency[i].
 struct RopeSpec {
   TensorView inv_frequency;       // float32 [rotary_size / 2], scaling already applied
   int64_t rotary_size = 0;        // leading elements of a head that turn, D unless partial
@@ -97,8 +97,25 @@ struct AttentionSpec {
   int64_t num_kv_heads = 0;  // K of this rank; H % K == 0
   int64_t head_size = 0;     // D
   float scale = 0.0f;        // of q . k
-  int64_t window = 0;        // sliding window in tokens, 0: all
+  int64_t window = 0;        // tokens that a query sees, itself included; 0: all
   float softcap = 0.0f;      // tanh cap on scores, 0: none
+};
+
+// out = x / rms(x) * weight, or times 1 + weight.
+struct NormSpec {
+  TensorView weight = {};  // [C] A
+  float eps = 0.0f;
+  bool plus_one = false;
+  // AddResidualNorm: the sum is normed with this weight before it is added; empty: it is not.
+  TensorView sum_weight = {};  // [C] A
+};
+
+// Norms of every query and every key head before they turn; empty weights: none.
+struct HeadNormSpec {
+  TensorView query = {};  // [D] A
+  TensorView key = {};    // [D] A
+  float eps = 0.0f;
+  bool plus_one = false;
 };
 
 enum class Activation { kSilu, kGeluTanh, kGelu };
@@ -162,17 +179,16 @@ class Ops {
   virtual void PackRows(Weight& weight, int64_t row_begin, TensorView source) = 0;
 
   // -- forward -----------------------------------------------------------------------------------
-  // out [T, C] float32: row tokens[t] - vocab_begin of `table` [V/tp, C] A, zeros where the token
-  // belongs to another shard. The sum over shards is the embedding.
+  // out [T, C] float32: row tokens[t] - vocab_begin of `table` [V/tp, C] A times `scale`, zeros
+  // where the token belongs to another shard. The sum over shards is the embedding.
   virtual void Embedding(const ExecContext&, TensorView out, TensorView tokens, TensorView table,
-                         int64_t vocab_begin) = 0;
-  // out = x / rms(x) * weight. out, x [T, C] A; weight [C] A; float32 inside.
-  virtual void RmsNorm(const ExecContext&, TensorView out, TensorView x, TensorView weight,
-                       float eps) = 0;
-  // residual += sum + bias (one rounding), then out = RmsNorm(residual). out, residual [T, C] A;
-  // sum [T, C] float32; bias [C] A or empty; weight [C] A.
+                         int64_t vocab_begin, float scale) = 0;
+  // out, x [T, C] A; float32 inside.
+  virtual void RmsNorm(const ExecContext&, TensorView out, TensorView x, const NormSpec& norm) = 0;
+  // residual += sum + bias, or its norm (one rounding), then out = RmsNorm(residual). out, residual
+  // [T, C] A; sum [T, C] float32; bias [C] A or empty.
   virtual void AddResidualNorm(const ExecContext&, TensorView out, TensorView residual,
-                               TensorView sum, TensorView bias, TensorView weight, float eps) = 0;
+                               TensorView sum, TensorView bias, const NormSpec& norm) = 0;
   // out = x . w^T + bias. out [T, N] A or float32; x [T, K] A; bias [N] A or empty. Each output
   // element is accumulated in float32 over k = 0, 1, ... K-1 in order, whatever T is.
   virtual void MatMul(const ExecContext&, TensorView out, TensorView x, const Weight& w,
@@ -181,10 +197,10 @@ class Ops {
   // (x[:, slice s] . w[:, slice s]^T). `w` was made with column_total > 0. Summing the ranks'
   // outputs in the same tree gives the whole product with the same bits for every tp.
   virtual void MatMulPartial(const ExecContext&, TensorView out, TensorView x, const Weight& w) = 0;
-  // Rotates q and k in place and writes k and v into the cache. qkv [T, (H + 2K) * D] A: q heads, k
-  // heads, v heads; row t goes to position positions[t] of its row's block table.
+  // Norms and rotates q and k in place and writes k and v into the cache. qkv [T, (H + 2K) * D] A:
+  // q heads, k heads, v heads; row t goes to position positions[t] of its row's block table.
   virtual void RopeAndStoreKv(const ExecContext&, TensorView qkv, const KvLayer& kv,
-                              const StepView& step, const RopeSpec& rope,
+                              const StepView& step, const HeadNormSpec& norm, const RopeSpec& rope,
                               const AttentionSpec& spec) = 0;
   // out [T, H * D] A: causal attention of every query over its row's cache as stored, its own chunk
   // included. q [T, H * D] A (may be columns of qkv).
@@ -193,6 +209,8 @@ class Ops {
   // out [T, I] A = act(gate) * up. gate_up [T, 2 * I] A: gate columns, then up columns.
   virtual void GatedActivation(const ExecContext&, TensorView out, TensorView gate_up,
                                Activation act) = 0;
+  // x = cap * tanh(x / cap), in place. x [R, V] float32.
+  virtual void SoftCap(const ExecContext&, TensorView x, float cap) = 0;
   // out[i] = x[index[i]]. out [R, C] A; x [T, C] A; index [R] int32.
   virtual void GatherRows(const ExecContext&, TensorView out, TensorView x, TensorView index) = 0;
   // Bytes of one layer's KV storage.

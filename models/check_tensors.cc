@@ -22,6 +22,7 @@ absl::Status CheckTensors(const ModelSpec& spec, const Checkpoint& checkpoint) {
   std::vector<const WeightSpec*> missing;
   size_t found = 0;
   for (const WeightSpec& weight : table) {
+    if (weight.stored_begin > 0) continue;  // its tensor was looked at already
     const auto it = checkpoint.tensors().find(weight.name);
     if (it == checkpoint.tensors().end()) {
       missing.push_back(&weight);
@@ -29,10 +30,10 @@ absl::Status CheckTensors(const ModelSpec& spec, const Checkpoint& checkpoint) {
     }
     ++found;
     const TensorEntry& entry = it->second.entry;
-    if (entry.shape != weight.shape) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(it->second.file->path(), ": tensor '", weight.name, "' has the shape ",
-                       ShapeText(entry.shape), "; config.json asks for ", ShapeText(weight.shape)));
+    if (entry.shape != weight.StoredShape()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          it->second.file->path(), ": tensor '", weight.name, "' has the shape ",
+          ShapeText(entry.shape), "; config.json asks for ", ShapeText(weight.StoredShape())));
     }
     if (entry.dtype != DType::kFloat32 && entry.dtype != DType::kBFloat16 &&
         entry.dtype != DType::kFloat16) {
@@ -44,7 +45,7 @@ absl::Status CheckTensors(const ModelSpec& spec, const Checkpoint& checkpoint) {
   if (!missing.empty()) {
     return absl::InvalidArgumentError(
         absl::StrCat(checkpoint.directory(), " lacks tensor '", missing.front()->name,
-                     "' of shape ", ShapeText(missing.front()->shape),
+                     "' of shape ", ShapeText(missing.front()->StoredShape()),
                      missing.size() > 1 ? absl::StrCat(" and ", missing.size() - 1, " more") : "",
                      ", which config.json asks for"));
   }

@@ -1,8 +1,8 @@
-// See config_parts.h.
+// See config_parts.h; the rotary embedding's part is in rotary_config.cc.
 
 #include "models/config_parts.h"
 
-#include <optional>
+#include <cmath>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -11,41 +11,50 @@
 namespace tessera {
 namespace {
 
-constexpr double kRopeThetaMin = 1.0;
-constexpr double kRopeThetaMax = 1e12;
-constexpr double kRopeFactorMax = 1e6;
+constexpr double kSoftcapMax = 1e6;
 
-absl::StatusOr<RopeScaling> ParseScaling(const ConfigReader& config, const ModelSpec& spec) {
-  // Early configs say "type", later ones "rope_type", some say both; the newer spelling rules.
-  const char* key = config.Has("rope_type") ? "rope_type" : "type";
-  TESSERA_ASSIGN_OR_RETURN(const std::string type, config.StringOr(key, "default"));
-  RopeScaling scaling;
-  if (type == "default") return scaling;
-  if (type != "linear" && type != "llama3") {
-    return absl::UnimplementedError(absl::StrCat("config.json: rope type \"", type,
-                                                 "\" is not supported for ", spec.architecture,
-                                                 "; supported are default, linear, llama3"));
+absl::Status ParseHeads(const ConfigReader& config, ModelSpec* spec) {
+  TESSERA_ASSIGN_OR_RETURN(spec->num_heads, config.Int("num_attention_heads", 1, kHeadsMax));
+  TESSERA_ASSIGN_OR_RETURN(
+      spec->num_kv_heads, config.IntOr("num_key_value_heads", spec->num_heads, 1, spec->num_heads));
+  if (spec->num_heads % spec->num_kv_heads != 0) {
+    return config.Refuse("num_key_value_heads",
+                         absl::StrCat("a divisor of num_attention_heads, ", spec->num_heads));
   }
-  TESSERA_ASSIGN_OR_RETURN(scaling.factor, config.Number("factor", 1.0, kRopeFactorMax));
-  if (type == "linear") {
-    scaling.kind = RopeScaling::Kind::kLinear;
-    return scaling;
+  if (!config.Has("head_dim") && spec->hidden_size % spec->num_heads != 0) {
+    return config.Refuse("num_attention_heads",
+                         absl::StrCat("a divisor of hidden_size, ", spec->hidden_size,
+                                      ", where there is no head_dim"));
   }
-  scaling.kind = RopeScaling::Kind::kLlama3;
-  TESSERA_ASSIGN_OR_RETURN(scaling.low_freq_factor,
-                           config.Number("low_freq_factor", 1e-6, kRopeFactorMax));
-  TESSERA_ASSIGN_OR_RETURN(scaling.high_freq_factor,
-                           config.Number("high_freq_factor", 1e-6, kRopeFactorMax));
-  if (scaling.high_freq_factor <= scaling.low_freq_factor) {
-    return config.Refuse("high_freq_factor",
-                         absl::StrCat("greater than low_freq_factor, ", scaling.low_freq_factor));
+  TESSERA_ASSIGN_OR_RETURN(
+      spec->head_size,
+      config.IntOr("head_dim", spec->hidden_size / spec->num_heads, 1, kHeadSizeMax));
+  if (spec->head_size % 2 != 0 || spec->head_size < 2 || spec->head_size > kHeadSizeMax) {
+    const std::string allowed = absl::StrCat("an even number from 2 to ", kHeadSizeMax);
+    if (config.Has("head_dim")) return config.Refuse("head_dim", allowed);
+    return absl::InvalidArgumentError(absl::StrCat(
+        "config.json: hidden_size ", spec->hidden_size, " / num_attention_heads ", spec->num_heads,
+        " gives heads of ", spec->head_size, " elements; it must be ", allowed));
   }
-  TESSERA_ASSIGN_OR_RETURN(scaling.original_context,
-                           config.Int("original_max_position_embeddings", 1, kContextMax));
-  return scaling;
+  spec->attention_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(spec->head_size)));
+  return absl::OkStatus();
 }
 
 }  // namespace
+
+absl::Status ParseSizes(const ConfigReader& config, ModelSpec* spec) {
+  TESSERA_ASSIGN_OR_RETURN(spec->num_layers, config.Int("num_hidden_layers", 1, kLayersMax));
+  TESSERA_ASSIGN_OR_RETURN(spec->hidden_size, config.Int("hidden_size", 1, kHiddenSizeMax));
+  TESSERA_ASSIGN_OR_RETURN(spec->intermediate_size,
+                           config.Int("intermediate_size", 1, kIntermediateSizeMax));
+  TESSERA_ASSIGN_OR_RETURN(spec->vocab_size, config.Int("vocab_size", 1, kVocabSizeMax));
+  TESSERA_ASSIGN_OR_RETURN(spec->context_max,
+                           config.Int("max_position_embeddings", 1, kContextMax));
+  TESSERA_RETURN_IF_ERROR(ParseHeads(config, spec));
+  TESSERA_ASSIGN_OR_RETURN(const double eps, config.Number("rms_norm_eps", 1e-12, 1.0));
+  spec->rms_norm_eps = static_cast<float>(eps);
+  return absl::OkStatus();
+}
 
 absl::StatusOr<ActivationKind> ParseActivation(const ConfigReader& config, const std::string& key) {
   TESSERA_ASSIGN_OR_RETURN(const std::string name, config.StringOr(key, "silu"));
@@ -55,32 +64,40 @@ absl::StatusOr<ActivationKind> ParseActivation(const ConfigReader& config, const
   return config.Refuse(key, "one of silu, gelu, gelu_pytorch_tanh");
 }
 
-absl::Status ParseRope(const ConfigReader& config, ModelSpec* spec) {
-  TESSERA_ASSIGN_OR_RETURN(const auto parameters, config.Object("rope_parameters"));
-  TESSERA_ASSIGN_OR_RETURN(const auto old_scaling, config.Object("rope_scaling"));
-  TESSERA_ASSIGN_OR_RETURN(spec->rope_theta,
-                           config.NumberOr("rope_theta", 10000.0, kRopeThetaMin, kRopeThetaMax));
-  TESSERA_ASSIGN_OR_RETURN(const double rotated,
-                           config.NumberOr("partial_rotary_factor", 1.0, 0, 1));
-  if (rotated != 1.0) {
-    return config.Refuse("partial_rotary_factor", absl::StrCat("1 for ", spec->architecture));
-  }
-  if (old_scaling.has_value()) {
-    TESSERA_ASSIGN_OR_RETURN(spec->rope_scaling, ParseScaling(*old_scaling, *spec));
-  }
-  if (!parameters.has_value()) return absl::OkStatus();
+absl::StatusOr<float> ParseSoftcap(const ConfigReader& config, const std::string& key) {
+  if (!config.Has(key)) return 0.0f;
+  TESSERA_ASSIGN_OR_RETURN(const double cap, config.Number(key, 1e-3, kSoftcapMax));
+  return static_cast<float>(cap);
+}
 
-  TESSERA_ASSIGN_OR_RETURN(const double theta, parameters->NumberOr("rope_theta", spec->rope_theta,
-                                                                    kRopeThetaMin, kRopeThetaMax));
-  if (config.Has("rope_theta") && theta != spec->rope_theta) {
-    return parameters->Refuse("rope_theta", absl::StrCat("the top level's, ", spec->rope_theta));
+absl::StatusOr<int64_t> ParseWindow(const ConfigReader& config, int64_t otherwise) {
+  if (!config.Mentions("sliding_window")) return otherwise;
+  return config.IntOr("sliding_window", 0, 1, kContextMax);
+}
+
+absl::Status ParseLayers(const ConfigReader& config, int64_t window,
+                         absl::FunctionRef<bool(int64_t layer)> slides, ModelSpec* spec) {
+  spec->layers.resize(spec->num_layers);
+  const ConfigReader::Json* types = config.Find("layer_types");
+  if (types != nullptr &&
+      (!types->is_array() || static_cast<int64_t>(types->size()) != spec->num_layers)) {
+    return config.Refuse("layer_types",
+                         absl::StrCat("a list of ", spec->num_layers, " names, one per layer"));
   }
-  spec->rope_theta = theta;
-  TESSERA_ASSIGN_OR_RETURN(const RopeScaling scaling, ParseScaling(*parameters, *spec));
-  if (old_scaling.has_value() && !(scaling == spec->rope_scaling)) {
-    return config.Refuse("rope_scaling", "absent, or say the same as \"rope_parameters\"");
+  for (int64_t layer = 0; layer < spec->num_layers; ++layer) {
+    bool is_sliding = window > 0 && slides(layer);
+    if (types != nullptr) {
+      const ConfigReader::Json& type = (*types)[layer];
+      is_sliding = type == "sliding_attention";
+      if (!is_sliding && type != "full_attention") {
+        return config.Refuse("layer_types", "a list of full_attention and sliding_attention");
+      }
+    }
+    if (is_sliding && window == 0) {
+      return config.Refuse("layer_types", "a list of full_attention without a sliding window");
+    }
+    if (is_sliding) spec->layers[layer].window = window;
   }
-  spec->rope_scaling = scaling;
   return absl::OkStatus();
 }
 
@@ -91,15 +108,6 @@ absl::StatusOr<DType> ParseCheckpointDType(const ConfigReader& config) {
     if (name == DTypeName(dtype)) return dtype;
   }
   return config.Refuse(key, "one of bfloat16, float16, float32");
-}
-
-KvGroup FullAttentionGroup(const ModelSpec& spec) {
-  KvGroup group;
-  group.kind = KvGroup::Kind::kFull;
-  for (int layer = 0; layer < spec.num_layers; ++layer) group.layers.push_back(layer);
-  group.num_kv_heads = spec.num_kv_heads;
-  group.head_size = spec.head_size;
-  return group;
 }
 
 }  // namespace tessera

@@ -1,11 +1,12 @@
-// Parts of config.json that many families spell alike: activation, rotary embedding, dtype, KV
-// groups. Called by the families and ParseModelSpec while a model is opened.
+// Parts of config.json that many families spell alike: sizes, heads, activation, windows, rotary
+// embedding, dtype. Called by the families and ParseModelSpec while a model is opened.
 
 #ifndef TESSERA_MODELS_CONFIG_PARTS_H_
 #define TESSERA_MODELS_CONFIG_PARTS_H_
 
 #include <string>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "models/config_reader.h"
@@ -13,18 +14,40 @@
 
 namespace tessera {
 
+// Layers, hidden, intermediate, vocabulary and context sizes, heads, norm epsilon. Sizes have no
+// default but head_dim (hidden_size / num_attention_heads) and num_key_value_heads. Sets
+// attention_scale to 1 / sqrt(head size).
+absl::Status ParseSizes(const ConfigReader& config, ModelSpec* spec);
+
 absl::StatusOr<ActivationKind> ParseActivation(const ConfigReader& config, const std::string& key);
 
-// Fills rope_theta and rope_scaling from "rope_theta" and "rope_scaling", or from
-// "rope_parameters", which newer configs have in their place. UNIMPLEMENTED names a rope type that
-// is not supported.
-absl::Status ParseRope(const ConfigReader& config, ModelSpec* spec);
+// A cap on logits or scores: 0 without the key.
+absl::StatusOr<float> ParseSoftcap(const ConfigReader& config, const std::string& key);
+
+// "sliding_window" in tokens: 0 if it is null, `otherwise` if it is left out.
+absl::StatusOr<int64_t> ParseWindow(const ConfigReader& config, int64_t otherwise);
+
+// Fills `layers`: those that slide have `window`. "layer_types" says which do, or slides(layer)
+// where it is left out.
+absl::Status ParseLayers(const ConfigReader& config, int64_t window,
+                         absl::FunctionRef<bool(int64_t layer)> slides, ModelSpec* spec);
+
+// "rope_theta" and "rope_scaling", or "rope_parameters", which newer configs have in their place.
+// A "partial_rotary_factor" is refused where all of the head turns. UNIMPLEMENTED names a rope type
+// that is not supported. `spec` has its head size and context already.
+absl::StatusOr<RotarySpec> ParseRotary(const ConfigReader& config, const ModelSpec& spec,
+                                       int64_t rotary_size);
+
+// The object that says how one kind of rotary embedding is scaled.
+absl::StatusOr<RopeScaling> ParseRopeScaling(const ConfigReader& config,
+                                             const ConfigReader& scaling, const ModelSpec& spec,
+                                             int64_t rotary_size);
+
+inline constexpr double kRopeThetaMin = 1.0;
+inline constexpr double kRopeThetaMax = 1e12;
 
 // "dtype", or "torch_dtype" in older configs; float32 if neither is there, as in the reference.
 absl::StatusOr<DType> ParseCheckpointDType(const ConfigReader& config);
-
-// All layers, full attention.
-KvGroup FullAttentionGroup(const ModelSpec& spec);
 
 }  // namespace tessera
 

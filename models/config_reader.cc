@@ -68,6 +68,12 @@ absl::StatusOr<ConfigReader> ConfigReader::Parse(const std::string& text,
   return ConfigReader(std::move(json), source, "");
 }
 
+ConfigReader ConfigReader::WithDefaults(const Json& defaults) const {
+  Json json = defaults;
+  json.update(json_);
+  return ConfigReader(std::move(json), source_, path_);
+}
+
 const ConfigReader::Json* ConfigReader::Find(const std::string& key) const {
   const auto it = json_.find(key);
   return it == json_.end() || it->is_null() ? nullptr : &*it;

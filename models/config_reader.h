@@ -26,6 +26,8 @@ class ConfigReader {
 
   // True if the key is there and not null. A null means "not said" in Hugging Face configs.
   bool Has(const std::string& key) const { return Find(key) != nullptr; }
+  // True if the key is there, null or not: where null means something else than silence.
+  bool Mentions(const std::string& key) const { return json_.contains(key); }
 
   // An integer in [min, max]; the first form requires the key, the second has a default.
   absl::StatusOr<int64_t> Int(const std::string& key, int64_t min, int64_t max) const;
@@ -39,6 +41,8 @@ class ConfigReader {
   absl::StatusOr<std::string> StringOr(const std::string& key, const std::string& otherwise) const;
   // The object under `key`; empty if there is none.
   absl::StatusOr<std::optional<ConfigReader>> Object(const std::string& key) const;
+  // This object with the values of `defaults` where it says nothing.
+  ConfigReader WithDefaults(const Json& defaults) const;
   // The value under `key`, or null if there is none.
   const Json* Find(const std::string& key) const;
 

@@ -22,16 +22,59 @@ std::string ParameterText(int64_t count) {
   return absl::StrFormat("%.2f million (%d)", count * 1e-6, count);
 }
 
-std::string RopeText(const ModelSpec& spec) {
-  std::string text = absl::StrFormat("theta %g", spec.rope_theta);
-  const RopeScaling& scaling = spec.rope_scaling;
-  if (scaling.kind == RopeScaling::Kind::kLinear) {
-    absl::StrAppendFormat(&text, ", linear scaling by %g", scaling.factor);
-  } else if (scaling.kind == RopeScaling::Kind::kLlama3) {
-    absl::StrAppendFormat(&text, ", llama3 scaling by %g from %d tokens", scaling.factor,
-                          scaling.original_context);
+std::string RopeText(const ModelSpec& spec, const RotarySpec& rope) {
+  std::string text = absl::StrFormat("theta %g", rope.theta);
+  if (rope.rotary_size != spec.head_size) {
+    absl::StrAppendFormat(&text, " on %d of %d elements", rope.rotary_size, spec.head_size);
+  }
+  const RopeScaling& scaling = rope.scaling;
+  const char* name = "";
+  switch (scaling.kind) {
+    case RopeScaling::Kind::kNone:
+      return text;
+    case RopeScaling::Kind::kLinear:
+      absl::StrAppendFormat(&text, ", linear scaling by %g", scaling.factor);
+      return text;
+    case RopeScaling::Kind::kLongRope:
+      absl::StrAppendFormat(&text, ", longrope: long factors if served beyond %d tokens",
+                            scaling.original_context);
+      return text;
+    case RopeScaling::Kind::kLlama3:
+      name = "llama3";
+      break;
+    case RopeScaling::Kind::kYarn:
+      name = "yarn";
+      break;
+  }
+  absl::StrAppendFormat(&text, ", %s scaling by %g from %d tokens", name, scaling.factor,
+                        scaling.original_context);
+  return text;
+}
+
+// Which layers have a window, or "".
+std::string WindowText(const ModelSpec& spec) {
+  std::string text;
+  for (const KvGroup& group : spec.kv_groups) {
+    if (group.kind != KvGroup::Kind::kWindow) continue;
+    absl::StrAppendFormat(&text, "%s%d tokens in %d of %d layers", text.empty() ? "" : "; ",
+                          group.window, group.layers.size(), spec.num_layers);
   }
   return text;
+}
+
+// What sets the model apart from a plain one, or "".
+std::string ChoicesText(const ModelSpec& spec) {
+  std::vector<std::string> choices;
+  if (spec.qk_norm) choices.push_back("norms of query and key heads");
+  if (spec.attention_out_norm) choices.push_back("norms behind attention");
+  if (spec.mlp_out_norm) choices.push_back("norms behind the MLP");
+  if (spec.attention_softcap != 0) {
+    choices.push_back(absl::StrFormat("scores capped at %g", spec.attention_softcap));
+  }
+  if (spec.final_softcap != 0) {
+    choices.push_back(absl::StrFormat("logits capped at %g", spec.final_softcap));
+  }
+  return absl::StrJoin(choices, ", ");
 }
 
 std::string TensorParallelText(const ModelSpec& spec) {
@@ -66,7 +109,11 @@ std::string DescribeModel(const ModelSpec& spec, const std::string& license) {
   text += Line("vocabulary", absl::StrCat(spec.vocab_size, " tokens, head ",
                                           spec.tied_head ? "tied to the embedding" : "of its own"));
   text += Line("context", absl::StrCat(spec.context_max, " tokens"));
-  text += Line("rope", RopeText(spec));
+  if (const std::string window = WindowText(spec); !window.empty()) text += Line("window", window);
+  for (const RotarySpec& rope : spec.ropes) text += Line("rope", RopeText(spec, rope));
+  if (const std::string choices = ChoicesText(spec); !choices.empty()) {
+    text += Line("also", choices);
+  }
   if (!biases.empty()) text += Line("biases", absl::StrJoin(biases, "; "));
   text += Line("stored as", DTypeName(spec.checkpoint_dtype));
   text += Line("tp", TensorParallelText(spec));
@@ -90,6 +137,10 @@ std::string DescribeMemoryPlan(const ModelSpec& spec, const MemoryRequest& reque
            absl::StrCat(FormatBytes(plan.kv_bytes), " ", DTypeName(request.kv_dtype), ", ",
                         FormatBytes(plan.kv_bytes_per_token), " per token, ",
                         absl::StrJoin(plan.num_blocks, " + "), " blocks of ", request.block_size));
+  if (!WindowText(spec).empty()) {
+    text += Line("sequence", absl::StrCat(FormatBytes(plan.kv_bytes_per_sequence), " for ",
+                                          plan.context_max, " tokens"));
+  }
   text += Line("reserve", FormatBytes(plan.reserve_bytes));
   text += Line("total", absl::StrCat(FormatBytes(plan.total_bytes()), " of ",
                                      FormatBytes(request.budget_bytes)));

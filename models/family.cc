@@ -3,29 +3,30 @@
 #include "models/family.h"
 
 #include "absl/strings/str_join.h"
-#include "models/families/llama.h"
+#include "models/families/families.h"
 
 namespace tessera {
 namespace {
 
-constexpr Family kFamilies[] = {
-    {"llama", "LlamaForCausalLM", llama::Parse, llama::Weights, llama::Ignorable},
+constexpr const Family* kFamilies[] = {
+    &kLlamaFamily, &kMistralFamily, &kMinistralFamily, &kQwen2Family,        &kQwen3Family,
+    &kGemmaFamily, &kGemma2Family,  &kGemma3Family,    &kGemma3ImagesFamily, &kPhi3Family,
 };
 
 }  // namespace
 
-absl::Span<const Family> Families() { return kFamilies; }
+absl::Span<const Family* const> Families() { return kFamilies; }
 
 const Family* FindFamily(std::string_view architecture) {
-  for (const Family& family : kFamilies) {
-    if (family.architecture == architecture) return &family;
+  for (const Family* family : kFamilies) {
+    if (family->architecture == architecture) return family;
   }
   return nullptr;
 }
 
 std::string SupportedArchitectures() {
-  return absl::StrJoin(kFamilies, ", ", [](std::string* out, const Family& family) {
-    out->append(family.architecture);
+  return absl::StrJoin(kFamilies, ", ", [](std::string* out, const Family* family) {
+    out->append(family->architecture);
   });
 }
 

@@ -5,13 +5,13 @@
 #include "models/memory_plan.h"
 
 #include <algorithm>
-#include <limits>
 #include <map>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/status.h"
 #include "models/describe.h"
+#include "models/kv_pool_plan.h"
 #include "models/weight_spec.h"
 
 namespace tessera {
@@ -22,9 +22,8 @@ constexpr int64_t kColumnPair = 2;  // and its columns in pairs
 constexpr int kSlices = 8;  // of a row-parallel product, see the fixed tree in kernels/ops.h
 constexpr int64_t kPassRowsMax = 256;      // rows of a product that use scratch at once
 constexpr int64_t kGatherBytes = 1 << 20;  // of each rank's part of an all-reduce, held at once
-constexpr int64_t kBlocksMax = std::numeric_limits<int32_t>::max();  // block ids are int32
-constexpr int64_t kBlockSizeMax = 1024;                              // tokens
-constexpr int64_t kStepMax = 1 << 20;                                // tokens or rows of one step
+constexpr int64_t kBlockSizeMax = 1024;    // tokens
+constexpr int64_t kStepMax = 1 << 20;      // tokens or rows of one step
 
 int64_t RoundUp(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
@@ -102,17 +101,10 @@ uint64_t ActivationBytes(const ModelSpec& spec, const MemoryRequest& request, in
                                request.rows_max * row_bytes + workspace + gathered);
 }
 
-// Bytes of one token in the cache of one group.
-uint64_t GroupBytesPerToken(const KvGroup& group, const MemoryRequest& request) {
-  const int64_t kv_heads = std::max<int64_t>(1, group.num_kv_heads / request.tp);
-  return group.layers.size() * 2 * kv_heads * group.head_size * DTypeSize(request.kv_dtype);
-}
-
 // The smallest budget that holds everything and one sequence of context_max.
-uint64_t BudgetFor(const MemoryRequest& request, const MemoryPlan& plan) {
-  const uint64_t blocks = RoundUp(plan.context_max, request.block_size) / request.block_size;
+uint64_t BudgetFor(const ModelSpec& spec, const MemoryRequest& request, const MemoryPlan& plan) {
   const double bytes = static_cast<double>(plan.weight_bytes() + plan.activation_bytes +
-                                           blocks * request.block_size * plan.kv_bytes_per_token);
+                                           KvBytesAtMost(spec, request, plan.context_max));
   return static_cast<uint64_t>(bytes / (1.0 - request.reserve_fraction)) + 1;
 }
 
@@ -123,6 +115,9 @@ absl::Status CheckRequest(const ModelSpec& spec, const MemoryRequest& request) {
   };
   if (request.block_size < 1 || request.block_size > kBlockSizeMax) {
     return refuse("block_size", request.block_size, absl::StrCat("1 to ", kBlockSizeMax));
+  }
+  if (request.chunk_max < 1 || request.chunk_max > kStepMax) {
+    return refuse("chunk_max", request.chunk_max, absl::StrCat("1 to ", kStepMax));
   }
   if (request.tokens_max < 1 || request.tokens_max > kStepMax) {
     return refuse("tokens_max", request.tokens_max, absl::StrCat("1 to ", kStepMax));
@@ -149,21 +144,21 @@ MemoryPlan FixedPart(const ModelSpec& spec, const MemoryRequest& request) {
   plan.reserve_bytes =
       static_cast<uint64_t>(static_cast<double>(request.budget_bytes) * request.reserve_fraction);
   for (const KvGroup& group : spec.kv_groups) {
-    plan.kv_bytes_per_token += GroupBytesPerToken(group, request);
+    plan.kv_bytes_per_token += KvBytesPerToken(group, request);
   }
+  plan.kv_bytes_per_sequence = KvBytesAtRest(spec, request, plan.context_max);
   return plan;
 }
 
-// Gives what is left to the KV pool, every group the same number of tokens.
+// Gives what is left to the KV pool.
 void AddKvPool(const ModelSpec& spec, const MemoryRequest& request, MemoryPlan* plan) {
   const uint64_t fixed = plan->weight_bytes() + plan->activation_bytes + plan->reserve_bytes;
   uint64_t pool = request.budget_bytes > fixed ? request.budget_bytes - fixed : 0;
   if (request.kv_bytes_max > 0) pool = std::min(pool, request.kv_bytes_max);
-  const uint64_t block_bytes = plan->kv_bytes_per_token * request.block_size;
-  const uint64_t blocks = std::min<uint64_t>(pool / block_bytes, kBlocksMax);
-  plan->num_blocks.assign(spec.kv_groups.size(), static_cast<uint32_t>(blocks));
-  plan->kv_bytes = blocks * block_bytes;
-  plan->kv_tokens = static_cast<int64_t>(blocks) * request.block_size;
+  KvPoolPlan split = SplitKvPool(spec, request, plan->context_max, pool);
+  plan->num_blocks = std::move(split.num_blocks);
+  plan->kv_bytes = split.bytes;
+  plan->kv_tokens = split.tokens;
   plan->sequences_at_context_max =
       static_cast<double>(plan->kv_tokens) / static_cast<double>(plan->context_max);
 }
@@ -207,12 +202,11 @@ std::string Advice(const ModelSpec& spec, const MemoryRequest& request, const Me
     choices.push_back(absl::StrCat("steps of at most ", tokens, " tokens"));
     break;
   }
-  const uint64_t pool = static_cast<uint64_t>(RoundUp(plan.context_max, request.block_size)) *
-                        plan.kv_bytes_per_token;
+  const uint64_t pool = KvBytesAtMost(spec, request, plan.context_max);
   if (request.kv_bytes_max > 0 && request.kv_bytes_max < pool) {
     choices.push_back(absl::StrCat("a KV cap of at least ", FormatBytes(pool)));
   }
-  if (const uint64_t budget = BudgetFor(request, plan); budget > request.budget_bytes) {
+  if (const uint64_t budget = BudgetFor(spec, request, plan); budget > request.budget_bytes) {
     choices.push_back(absl::StrCat(FormatBytes(budget), " per rank"));
   }
   return absl::StrJoin(choices, ", or ");
@@ -239,8 +233,8 @@ absl::StatusOr<MemoryPlan> PlanMemory(const ModelSpec& spec, const MemoryRequest
   }
   return absl::ResourceExhaustedError(absl::StrCat(
       "the KV cache does not hold one sequence of ", plan.context_max, " tokens (",
-      FormatBytes(plan.kv_bytes_per_token), " each) but ", plan.kv_tokens, " at tp = ", request.tp,
-      ": ", needs,
+      FormatBytes(KvBytesAtMost(spec, request, plan.context_max)), ") but ", plan.kv_tokens,
+      " tokens at tp = ", request.tp, ": ", needs,
       request.kv_bytes_max > 0 ? absl::StrCat(", KV cap ", FormatBytes(request.kv_bytes_max)) : "",
       "; what would fit: ", Advice(spec, request, plan)));
 }

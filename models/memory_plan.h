@@ -22,6 +22,7 @@ struct MemoryRequest {
   int64_t block_size = 16;         // tokens
   int64_t context_max = 0;         // tokens of one sequence; 0: the model's own
   int64_t tokens_max = 2048;       // of one step
+  int64_t chunk_max = 512;         // of one sequence in one step
   int64_t rows_max = 256;          // of one step
   uint64_t kv_bytes_max = 0;       // cap on the KV pool; 0: what is left
   double reserve_fraction = 0.05;  // of the budget, kept free
@@ -33,9 +34,10 @@ struct MemoryPlan {
   uint64_t activation_bytes = 0;
   uint64_t reserve_bytes = 0;
   uint64_t kv_bytes = 0;
-  uint64_t kv_bytes_per_token = 0;      // of this rank, all layers
+  uint64_t kv_bytes_per_token = 0;      // of this rank, all layers, inside every window
+  uint64_t kv_bytes_per_sequence = 0;   // of context_max tokens, without what windows leave behind
   std::vector<uint32_t> num_blocks;     // per KvGroup
-  int64_t kv_tokens = 0;                // that fit in the smallest group
+  int64_t kv_tokens = 0;                // of sequences of context_max that fit
   int64_t context_max = 0;              // tokens
   double sequences_at_context_max = 0;  // kv_tokens / context_max
 

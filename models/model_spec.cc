@@ -2,8 +2,9 @@
 
 #include "models/model_spec.h"
 
-#include <cmath>
-#include <numbers>
+#include <algorithm>
+#include <map>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
@@ -45,16 +46,21 @@ absl::StatusOr<std::vector<int32_t>> TokenIds(const ConfigReader& config, const 
   return ids;
 }
 
-// Frequencies below the original context's are divided by the factor, those well above are kept,
-// and between the two wavelengths the result is blended.
-double Llama3Frequency(double frequency, const RopeScaling& scaling) {
-  const double wavelength = 2.0 * std::numbers::pi / frequency;
-  const double turns = static_cast<double>(scaling.original_context) / wavelength;
-  if (turns < scaling.low_freq_factor) return frequency / scaling.factor;
-  if (turns > scaling.high_freq_factor) return frequency;
-  const double blend =
-      (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor);
-  return (1.0 - blend) * frequency / scaling.factor + blend * frequency;
+// What follows from the family's part for every family.
+void Finish(ModelSpec* spec) {
+  spec->layers.resize(spec->num_layers);
+  for (const RotarySpec& rope : spec->ropes) {
+    if (rope.scaling.kind != RopeScaling::Kind::kYarn) continue;
+    // Yarn is often added to a config whose max_position_embeddings still is the original one.
+    const double reach = rope.scaling.factor * static_cast<double>(rope.scaling.original_context);
+    const int64_t context = static_cast<int64_t>(std::min<double>(reach, kContextMax));
+    spec->context_max = std::max(spec->context_max, context);
+  }
+  for (LayerSpec& layer : spec->layers) {
+    // A window that no sequence outgrows is none.
+    if (layer.window >= spec->context_max) layer.window = 0;
+  }
+  spec->kv_groups = GroupLayers(*spec);
 }
 
 }  // namespace
@@ -81,6 +87,7 @@ absl::StatusOr<ModelSpec> ParseModelSpec(const std::string& config_json) {
   }
   TESSERA_ASSIGN_OR_RETURN(spec.checkpoint_dtype, ParseCheckpointDType(config));
   TESSERA_RETURN_IF_ERROR(family->parse(config, &spec));
+  Finish(&spec);
   return spec;
 }
 
@@ -120,18 +127,20 @@ int64_t ParameterCount(const ModelSpec& spec) {
   return count;
 }
 
-std::vector<float> RopeInverseFrequencies(const ModelSpec& spec) {
-  std::vector<float> frequencies;
-  for (int64_t i = 0; i < spec.rotary_size; i += 2) {
-    double frequency =
-        std::pow(spec.rope_theta, -static_cast<double>(i) / static_cast<double>(spec.rotary_size));
-    if (spec.rope_scaling.kind == RopeScaling::Kind::kLinear) frequency /= spec.rope_scaling.factor;
-    if (spec.rope_scaling.kind == RopeScaling::Kind::kLlama3) {
-      frequency = Llama3Frequency(frequency, spec.rope_scaling);
-    }
-    frequencies.push_back(static_cast<float>(frequency));
+std::vector<KvGroup> GroupLayers(const ModelSpec& spec) {
+  std::map<int64_t, KvGroup> groups;  // by window
+  for (int layer = 0; layer < spec.num_layers; ++layer) {
+    const int64_t window = spec.layers[layer].window;
+    KvGroup& group = groups[window];
+    group.kind = window == 0 ? KvGroup::Kind::kFull : KvGroup::Kind::kWindow;
+    group.layers.push_back(layer);
+    group.window = window;
+    group.num_kv_heads = spec.num_kv_heads;
+    group.head_size = spec.head_size;
   }
-  return frequencies;
+  std::vector<KvGroup> list;
+  for (auto& [window, group] : groups) list.push_back(std::move(group));
+  return list;
 }
 
 }  // namespace tessera

@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/dtype.h"
+#include "models/rotary.h"
 
 namespace tessera {
 
@@ -18,22 +19,16 @@ inline constexpr int64_t kLayersMax = 1024;
 inline constexpr int64_t kHiddenSizeMax = 131072;
 inline constexpr int64_t kIntermediateSizeMax = 1048576;
 inline constexpr int64_t kHeadsMax = 4096;
-inline constexpr int64_t kHeadSizeMax = 1024;
+inline constexpr int64_t kHeadSizeMax = 512;  // as the kernels have it
 inline constexpr int64_t kVocabSizeMax = 4194304;
 inline constexpr int64_t kContextMax = 16777216;
 
 enum class ActivationKind { kSilu, kGeluTanh, kGelu };
 
-// rope_scaling of config.json.
-struct RopeScaling {
-  enum class Kind { kNone, kLinear, kLlama3 };
-  Kind kind = Kind::kNone;
-  double factor = 1.0;
-  double low_freq_factor = 1.0;   // llama3
-  double high_freq_factor = 1.0;  // llama3
-  int64_t original_context = 0;   // llama3, tokens
-
-  bool operator==(const RopeScaling&) const = default;
+// What may differ from layer to layer.
+struct LayerSpec {
+  int64_t window = 0;  // tokens that a query sees, itself included; 0: all
+  int rope = 0;        // index into ModelSpec::ropes
 };
 
 // Layers whose KV cache is shaped and kept alike. A model has one or more; block tables are per
@@ -42,7 +37,7 @@ struct KvGroup {
   enum class Kind { kFull, kWindow, kLatent };
   Kind kind = Kind::kFull;
   std::vector<int> layers;   // indices, ascending
-  int64_t window = 0;        // tokens, kWindow
+  int64_t window = 0;        // tokens that a query sees, itself included; kWindow
   int64_t num_kv_heads = 0;  // of the whole model
   int64_t head_size = 0;
 };
@@ -58,18 +53,24 @@ struct ModelSpec {
   int64_t intermediate_size = 0;  // I
   int64_t vocab_size = 0;         // V
   int64_t context_max = 0;        // tokens
+  std::vector<LayerSpec> layers;  // num_layers of them
+  std::vector<RotarySpec> ropes;  // at least one
+  float embedding_scale = 1.0f;   // multiplies the embedding; rounded to the model's dtype
   float rms_norm_eps = 1e-5f;
-  double rope_theta = 10000.0;
-  RopeScaling rope_scaling;
-  int64_t rotary_size = 0;  // = head_size unless partial
-  float attention_scale = 0.0f;
+  bool norm_plus_one = false;       // norms multiply by 1 + weight
+  bool attention_out_norm = false;  // the attention's output is normed before it is added
+  bool mlp_out_norm = false;        // and the MLP's
+  bool qk_norm = false;             // every query and key head is normed before it turns
+  float attention_scale = 0.0f;     // of q . k
+  float attention_softcap = 0.0f;   // cap * tanh(score / cap); 0: none
+  float final_softcap = 0.0f;       // the same on logits
   ActivationKind activation = ActivationKind::kSilu;
   bool tied_head = false;
   bool qkv_bias = false;
   bool output_bias = false;  // of the attention's output projection
   bool mlp_bias = false;
   DType checkpoint_dtype = DType::kBFloat16;  // config.json's torch_dtype / dtype
-  std::vector<KvGroup> kv_groups;
+  std::vector<KvGroup> kv_groups;             // see GroupLayers
 };
 
 // How the model wants to be used: generation_config.json, else config.json.
@@ -92,9 +93,8 @@ absl::StatusOr<GenerationDefaults> ParseGenerationDefaults(const std::string& co
 // Parameters of the whole model, tied tensors counted once.
 int64_t ParameterCount(const ModelSpec& spec);
 
-// inv_frequency[rotary_size / 2] of the rotary embedding with rope_scaling applied, computed in
-// double.
-std::vector<float> RopeInverseFrequencies(const ModelSpec& spec);
+// The KV groups that `layers` make: full ones first, then by window, the smallest first.
+std::vector<KvGroup> GroupLayers(const ModelSpec& spec);
 
 }  // namespace tessera
 

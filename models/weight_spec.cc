@@ -40,6 +40,12 @@ std::string TensorParallelProblem(const ModelSpec& spec, int tp) {
 
 }  // namespace
 
+std::vector<int64_t> WeightSpec::StoredShape() const {
+  std::vector<int64_t> stored = shape;
+  if (stored_rows > 0) stored[0] = stored_rows;
+  return stored;
+}
+
 std::vector<WeightSpec> WeightTable(const ModelSpec& spec) { return FamilyOf(spec).weights(spec); }
 
 bool IsIgnorableTensor(const ModelSpec& spec, const std::string& name) {

@@ -27,10 +27,14 @@ enum class WeightSlot {
   kKey,
   kValue,
   kOutput,
+  kQueryNorm,
+  kKeyNorm,
+  kAttentionOutNorm,
   kPostNorm,
   kGate,
   kUp,
   kDown,
+  kMlpOutNorm,
   kQueryBias,
   kKeyBias,
   kValueBias,
@@ -50,12 +54,18 @@ enum class ShardRule {
   kVocab,       // rows, padded up so that every rank has the same number
 };
 
+// What fills one slot: a stored tensor, or a range of its rows where the checkpoint keeps several
+// slots in one tensor.
 struct WeightSpec {
   std::string name;  // Hugging Face tensor name
   WeightSlot slot;
-  int layer = -1;  // -1: not of a layer
-  std::vector<int64_t> shape;
+  int layer = -1;              // -1: not of a layer
+  std::vector<int64_t> shape;  // of this slot
   ShardRule rule;
+  int64_t stored_begin = 0;  // the slot's first row in the stored tensor
+  int64_t stored_rows = 0;   // of the stored tensor; 0: shape[0]
+
+  std::vector<int64_t> StoredShape() const;
 };
 
 // The part of a tensor that one rank reads: a range of rows and a range of columns.
@@ -67,8 +77,8 @@ struct Shard {
   int64_t column_count = 0;
 };
 
-// The tensor table of a model: every tensor exactly once. A tied head is not in it: the embedding
-// serves as both.
+// The tensor table of a model: every slot exactly once, slots of one tensor side by side in the
+// order of its rows. A tied head is not in it: the embedding serves as both.
 std::vector<WeightSpec> WeightTable(const ModelSpec& spec);
 
 // Tensors that some exporters add and that carry no weights (rotary inv_freq buffers, and
@@ -83,7 +93,7 @@ absl::Status CheckTensors(const ModelSpec& spec, const Checkpoint& checkpoint);
 // INVALID_ARGUMENT naming the number that tp does not divide, and the tp values that work.
 absl::Status CheckTensorParallel(const ModelSpec& spec, int tp);
 
-// Vectors are treated as [n, 1].
+// In rows of the slot. Vectors are treated as [n, 1].
 Shard ShardOf(const WeightSpec& weight, const ModelSpec& spec, int rank, int tp);
 
 // Query and KV heads of one rank. kv_begin counts in heads of the whole model.

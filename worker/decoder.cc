@@ -1,6 +1,6 @@
-// The Llama decoder: embedding, layers of attention and gated MLP around one residual stream, head
-// over this rank's part of the vocabulary. Two collectives per layer, each fused with the norm that
-// follows it.
+// The decoder: embedding, layers of attention and gated MLP around one residual stream, head over
+// this rank's part of the vocabulary. Two collectives per layer, each fused with the norms around
+// it. Which of the optional parts are there is ModelSpec's to say; no family is known here.
 //
 // T tokens, H and K heads of this rank, D head size, C hidden, I intermediate of this rank, A model
 // dtype.
@@ -31,6 +31,12 @@ Activation ActivationOf(ActivationKind kind) {
   return Activation::kSilu;
 }
 
+// The reference holds the scale in the model's dtype.
+float EmbeddingScale(const ModelSpec& spec, DType dtype) {
+  if (dtype == DType::kFloat32) return spec.embedding_scale;
+  return ToFloat(ToBFloat16(spec.embedding_scale));
+}
+
 class Decoder final : public TextModel {
  public:
   Decoder(const DecoderParts& parts, const StepLimits& limits)
@@ -39,11 +45,9 @@ class Decoder final : public TextModel {
         intermediate_(parts.spec.intermediate_size / parts.comm.size()),
         tokens_max_(limits.tokens_max),
         rows_max_(limits.rows_max),
-        attention_{.num_heads = heads_.num_heads,
-                   .num_kv_heads = heads_.num_kv_heads,
-                   .head_size = parts.spec.head_size,
-                   .scale = parts.spec.attention_scale},
+        context_max_(limits.context_max),
         activation_(ActivationOf(parts.spec.activation)),
+        embedding_scale_(EmbeddingScale(parts.spec, parts.weights.dtype)),
         zeros_(kZeroBytes) {}
 
   absl::Status Allocate() {
@@ -62,14 +66,7 @@ class Decoder final : public TextModel {
     TESSERA_RETURN_IF_ERROR(NewMatrix(outputs_, rows_max_, hidden, parts_.weights.dtype));
     TESSERA_RETURN_IF_ERROR(
         NewMatrix(logits_, rows_max_, parts_.weights.vocab_count, DType::kFloat32));
-    const std::vector<float> frequencies = RopeInverseFrequencies(spec);
-    TESSERA_CHECK(static_cast<int64_t>(frequencies.size()) == spec.rotary_size / 2)
-        << frequencies.size();
-    TESSERA_RETURN_IF_ERROR(NewMatrix(frequencies_, 1, spec.rotary_size / 2, DType::kFloat32));
-    rope_.inv_frequency = buffers_.back().View(DType::kFloat32, {spec.rotary_size / 2});
-    rope_.rotary_size = spec.rotary_size;
-    parts_.ops.CopyToDevice({}, rope_.inv_frequency.data, frequencies.data(),
-                            rope_.inv_frequency.bytes());
+    for (const RotarySpec& rope : spec.ropes) TESSERA_RETURN_IF_ERROR(AddRope(rope));
     return parts_.ops.Synchronize({});
   }
 
@@ -81,13 +78,19 @@ class Decoder final : public TextModel {
     timer.Enter(DeviceInterval::COMPUTE);
     ClearResidual(ctx, tokens);
     parts_.ops.Embedding(ctx, partial_.Rows(tokens), steps[0].tokens, weights.embedding,
-                         weights.vocab_begin);
-    TESSERA_RETURN_IF_ERROR(ReduceAndNorm(ctx, tokens, {}, weights.layers[0].input_norm, timer));
+                         weights.vocab_begin, embedding_scale_);
+    TESSERA_RETURN_IF_ERROR(
+        ReduceAndNorm(ctx, tokens, {}, {}, weights.layers[0].input_norm, timer));
     for (size_t index = 0; index < weights.layers.size(); ++index) {
       const bool last = index + 1 == weights.layers.size();
       const TensorView next_norm = last ? weights.final_norm : weights.layers[index + 1].input_norm;
-      const StepView& step = steps[parts_.kv.group_of(static_cast<int>(index))];
-      TESSERA_RETURN_IF_ERROR(Layer(ctx, static_cast<int>(index), step, next_norm, timer));
+      const LayerWeights& layer = weights.layers[index];
+      Attention(ctx, static_cast<int>(index), steps[parts_.kv.group_of(static_cast<int>(index))]);
+      TESSERA_RETURN_IF_ERROR(ReduceAndNorm(ctx, tokens, layer.output_bias,
+                                            layer.attention_out_norm, layer.post_norm, timer));
+      Mlp(ctx, layer, tokens);
+      TESSERA_RETURN_IF_ERROR(
+          ReduceAndNorm(ctx, tokens, layer.down_bias, layer.mlp_out_norm, next_norm, timer));
     }
     return Head(ctx, steps[0]);
   }
@@ -129,40 +132,68 @@ class Decoder final : public TextModel {
     }
   }
 
-  // residual += sum over ranks of partial + bias; normed = RmsNorm(residual). Alone, a rank
-  // computes only.
+  absl::Status AddRope(const RotarySpec& spec) {
+    const RotaryTable table = MakeRotaryTable(spec, context_max_);
+    TensorView frequencies;
+    const int64_t pairs = static_cast<int64_t>(table.inverse_frequencies.size());
+    TESSERA_RETURN_IF_ERROR(NewMatrix(frequencies, 1, pairs, DType::kFloat32));
+    frequencies = buffers_.back().View(DType::kFloat32, {pairs});
+    parts_.ops.CopyToDevice({}, frequencies.data, table.inverse_frequencies.data(),
+                            frequencies.bytes());
+    ropes_.push_back({.inv_frequency = frequencies,
+                      .rotary_size = spec.rotary_size,
+                      .attention_factor = table.attention_factor});
+    return absl::OkStatus();
+  }
+
+  // residual += sum over ranks of partial + bias, or its norm with sum_norm; normed =
+  // RmsNorm(residual) with out_norm. Alone, a rank computes only.
   absl::Status ReduceAndNorm(const ExecContext& ctx, int64_t tokens, TensorView bias,
-                             TensorView norm, StepTimer& timer) {
+                             TensorView sum_norm, TensorView out_norm, StepTimer& timer) {
     if (parts_.comm.size() > 1) timer.Enter(DeviceInterval::COLLECTIVE);
     absl::Status status = parts_.comm.AllReduceResidualNorm(
-        ctx, normed_.Rows(tokens), residual_.Rows(tokens), partial_.Rows(tokens), bias, norm,
-        parts_.spec.rms_norm_eps);
+        ctx, normed_.Rows(tokens), residual_.Rows(tokens), partial_.Rows(tokens), bias,
+        {.weight = out_norm,
+         .eps = parts_.spec.rms_norm_eps,
+         .plus_one = parts_.spec.norm_plus_one,
+         .sum_weight = sum_norm});
     timer.Enter(DeviceInterval::COMPUTE);
     return status;
   }
 
-  absl::Status Layer(const ExecContext& ctx, int index, const StepView& step, TensorView next_norm,
-                     StepTimer& timer) {
+  // partial = this rank's part of the attention's output, of normed.
+  void Attention(const ExecContext& ctx, int index, const StepView& step) {
     Ops& ops = parts_.ops;
+    const LayerSpec& spec = parts_.spec.layers[index];
     const LayerWeights& layer = parts_.weights.layers[index];
     const KvLayer& kv = parts_.kv.layer(index);
+    const AttentionSpec attention{.num_heads = heads_.num_heads,
+                                  .num_kv_heads = heads_.num_kv_heads,
+                                  .head_size = parts_.spec.head_size,
+                                  .scale = parts_.spec.attention_scale,
+                                  .window = spec.window,
+                                  .softcap = parts_.spec.attention_softcap};
+    const HeadNormSpec head_norm{.query = layer.query_norm,
+                                 .key = layer.key_norm,
+                                 .eps = parts_.spec.rms_norm_eps,
+                                 .plus_one = parts_.spec.norm_plus_one};
     const int64_t tokens = step.num_tokens;
-    const TensorView normed = normed_.Rows(tokens);
     const TensorView qkv = qkv_.Rows(tokens);
     const TensorView attended = attended_.Rows(tokens);
-    const TensorView partial = partial_.Rows(tokens);
-    ops.MatMul(ctx, qkv, normed, *layer.qkv, layer.qkv_bias);
-    ops.RopeAndStoreKv(ctx, qkv, kv, step, rope_, attention_);
-    ops.PagedAttention(ctx, attended, qkv.Columns(0, query_columns()), kv, step, attention_);
-    ops.MatMulPartial(ctx, partial, attended, *layer.output);
-    TESSERA_RETURN_IF_ERROR(ReduceAndNorm(ctx, tokens, layer.output_bias, layer.post_norm, timer));
+    ops.MatMul(ctx, qkv, normed_.Rows(tokens), *layer.qkv, layer.qkv_bias);
+    ops.RopeAndStoreKv(ctx, qkv, kv, step, head_norm, ropes_[spec.rope], attention);
+    ops.PagedAttention(ctx, attended, qkv.Columns(0, query_columns()), kv, step, attention);
+    ops.MatMulPartial(ctx, partial_.Rows(tokens), attended, *layer.output);
+  }
 
+  // partial = this rank's part of the MLP's output, of normed.
+  void Mlp(const ExecContext& ctx, const LayerWeights& layer, int64_t tokens) {
+    Ops& ops = parts_.ops;
     const TensorView gate_up = gate_up_.Rows(tokens);
     const TensorView activated = activated_.Rows(tokens);
-    ops.MatMul(ctx, gate_up, normed, *layer.gate_up, layer.gate_up_bias);
+    ops.MatMul(ctx, gate_up, normed_.Rows(tokens), *layer.gate_up, layer.gate_up_bias);
     ops.GatedActivation(ctx, activated, gate_up, activation_);
-    ops.MatMulPartial(ctx, partial, activated, *layer.down);
-    return ReduceAndNorm(ctx, tokens, layer.down_bias, next_norm, timer);
+    ops.MatMulPartial(ctx, partial_.Rows(tokens), activated, *layer.down);
   }
 
   // Logits of the tokens whose output is wanted; the others never meet the head.
@@ -174,6 +205,9 @@ class Decoder final : public TextModel {
     const TensorView rows = outputs_.Rows(outputs);
     parts_.ops.GatherRows(ctx, rows, normed_.Rows(step.num_tokens), step.output_token);
     parts_.ops.MatMul(ctx, logits, rows, *parts_.weights.head, {});
+    if (parts_.spec.final_softcap != 0) {
+      parts_.ops.SoftCap(ctx, logits, parts_.spec.final_softcap);
+    }
     return logits;
   }
 
@@ -182,8 +216,9 @@ class Decoder final : public TextModel {
   const int64_t intermediate_;  // I
   const int64_t tokens_max_;
   const int64_t rows_max_;
-  const AttentionSpec attention_;
+  const int64_t context_max_;  // tokens of one sequence
   const Activation activation_;
+  const float embedding_scale_;
   const std::vector<uint8_t> zeros_;
 
   std::vector<Buffer> buffers_;  // own what the views look at
@@ -196,8 +231,7 @@ class Decoder final : public TextModel {
   TensorView activated_;         // [tokens_max, I] A
   TensorView outputs_;           // [rows_max, C] A
   TensorView logits_;            // [rows_max, Vs] float32
-  TensorView frequencies_;       // [1, rotary_size / 2] float32
-  RopeSpec rope_;
+  std::vector<RopeSpec> ropes_;  // of ModelSpec::ropes
 };
 
 }  // namespace

@@ -23,10 +23,9 @@ absl::Status CheckOptions(const ModelSpec& spec, const KvCacheOptions& options) 
     if (options.num_blocks[group] < 1) {
       return absl::InvalidArgumentError(absl::StrCat("num_blocks[", group, "] is 0"));
     }
-    if (spec.kv_groups[group].kind != KvGroup::Kind::kFull) {
-      return absl::UnimplementedError(
-          absl::StrCat("KvGroup ", group, " of ", spec.architecture,
-                       " is not full attention; this worker has no window or latent cache yet"));
+    if (spec.kv_groups[group].kind == KvGroup::Kind::kLatent) {
+      return absl::UnimplementedError(absl::StrCat("KvGroup ", group, " of ", spec.architecture,
+                                                   " is latent; this worker has no such cache"));
     }
   }
   return absl::OkStatus();

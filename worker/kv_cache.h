@@ -25,7 +25,7 @@ struct KvCacheOptions {
 class KvCache {
  public:
   // INVALID_ARGUMENT when the options do not fit the model's KvGroups, UNIMPLEMENTED for a group
-  // that is not full attention, RESOURCE_EXHAUSTED with the bytes wanted when memory is short.
+  // that is latent, RESOURCE_EXHAUSTED with the bytes wanted when memory is short.
   static absl::StatusOr<std::unique_ptr<KvCache>> Create(Ops& ops, const ModelSpec& spec,
                                                          const HeadShard& heads,
                                                          const KvCacheOptions& options);

@@ -143,16 +143,31 @@ class Loader {
     if (spec_.qkv_bias) {
       TESSERA_ASSIGN_OR_RETURN(layer.qkv_bias, NewPlain({qkv_rows}));
     }
+    if (spec_.qk_norm) {
+      TESSERA_ASSIGN_OR_RETURN(layer.query_norm, NewPlain({spec_.head_size}));
+      TESSERA_ASSIGN_OR_RETURN(layer.key_norm, NewPlain({spec_.head_size}));
+    }
     TESSERA_ASSIGN_OR_RETURN(layer.output, NewRowParallel(hidden, query_rows_));
     if (spec_.output_bias) {
       TESSERA_ASSIGN_OR_RETURN(layer.output_bias, NewPlain({hidden}));
     }
+    if (spec_.attention_out_norm) {
+      TESSERA_ASSIGN_OR_RETURN(layer.attention_out_norm, NewPlain({hidden}));
+    }
     TESSERA_ASSIGN_OR_RETURN(layer.post_norm, NewPlain({hidden}));
+    return AllocateMlp(layer);
+  }
+
+  absl::Status AllocateMlp(LayerWeights& layer) {
+    const int64_t hidden = spec_.hidden_size;
     TESSERA_ASSIGN_OR_RETURN(layer.gate_up, NewPacked(2 * intermediate_, hidden));
     TESSERA_ASSIGN_OR_RETURN(layer.down, NewRowParallel(hidden, intermediate_));
     if (spec_.mlp_bias) {
       TESSERA_ASSIGN_OR_RETURN(layer.gate_up_bias, NewPlain({2 * intermediate_}));
       TESSERA_ASSIGN_OR_RETURN(layer.down_bias, NewPlain({hidden}));
+    }
+    if (spec_.mlp_out_norm) {
+      TESSERA_ASSIGN_OR_RETURN(layer.mlp_out_norm, NewPlain({hidden}));
     }
     return absl::OkStatus();
   }
@@ -184,8 +199,14 @@ class Loader {
         return Place(layer.qkv, query_rows_);
       case WeightSlot::kValue:
         return Place(layer.qkv, query_rows_ + kv_rows_);
+      case WeightSlot::kQueryNorm:
+        return Place(layer.query_norm);
+      case WeightSlot::kKeyNorm:
+        return Place(layer.key_norm);
       case WeightSlot::kOutput:
         return Place(layer.output);
+      case WeightSlot::kAttentionOutNorm:
+        return Place(layer.attention_out_norm);
       case WeightSlot::kPostNorm:
         return Place(layer.post_norm);
       case WeightSlot::kGate:
@@ -194,6 +215,8 @@ class Loader {
         return Place(layer.gate_up, intermediate_);
       case WeightSlot::kDown:
         return Place(layer.down);
+      case WeightSlot::kMlpOutNorm:
+        return Place(layer.mlp_out_norm);
       case WeightSlot::kQueryBias:
         return Place(layer.qkv_bias);
       case WeightSlot::kKeyBias:
@@ -228,7 +251,8 @@ class Loader {
     for (int64_t row = 0; row < shard.row_count; row += step) {
       const int64_t rows = std::min(step, shard.row_count - row);
       const uint64_t stored_row_bytes = StoredColumns(weight) * element;
-      const uint64_t begin = located.entry.begin + (shard.row_begin + row) * stored_row_bytes;
+      const int64_t stored_row = weight.stored_begin + shard.row_begin + row;
+      const uint64_t begin = located.entry.begin + stored_row * stored_row_bytes;
       const uint8_t* data = located.file->data() + begin + shard.column_begin * element;
       const TensorView piece =
           Aligned(data, located.entry.dtype, rows, shard.column_count, StoredColumns(weight));

@@ -21,18 +21,22 @@
 namespace tessera {
 
 // C hidden size, H and K heads of this rank, D head size, I intermediate size of this rank, A model
-// dtype. An absent bias is an empty view.
+// dtype. An absent bias or norm is an empty view.
 struct LayerWeights {
   TensorView input_norm;            // [C] A
   std::unique_ptr<Weight> qkv;      // [(H + 2K) * D, C]: query heads, key heads, value heads
   TensorView qkv_bias;              // [(H + 2K) * D] A
+  TensorView query_norm;            // [D] A
+  TensorView key_norm;              // [D] A
   std::unique_ptr<Weight> output;   // [C, H * D], row-parallel
   TensorView output_bias;           // [C] A, added once to the sum over ranks
-  TensorView post_norm;             // [C] A
+  TensorView attention_out_norm;    // [C] A, of that sum
+  TensorView post_norm;             // [C] A, before the MLP
   std::unique_ptr<Weight> gate_up;  // [2 * I, C]: gate rows, up rows
   TensorView gate_up_bias;          // [2 * I] A
   std::unique_ptr<Weight> down;     // [C, I], row-parallel
   TensorView down_bias;             // [C] A
+  TensorView mlp_out_norm;          // [C] A
 };
 
 struct Weights {

@@ -13,7 +13,8 @@ void AddResidualNorm(benchmark::State& state) {
   const TensorView weight = bench.NewRandom(DType::kBFloat16, {state.range(0)});
   const TensorView out = bench.New(DType::kBFloat16, {1, state.range(0)});
   for (auto _ : state) {
-    bench.ops().AddResidualNorm(bench.context(), out, residual, sum, TensorView(), weight, 1e-5f);
+    bench.ops().AddResidualNorm(bench.context(), out, residual, sum, TensorView(),
+                                {.weight = weight, .eps = 1e-5f});
   }
 }
 

@@ -1,4 +1,6 @@
-// The gated activation of the MLP, one row at a time.
+// The gated activation of the MLP and the cap on logits, one row at a time.
+
+#include <algorithm>
 
 #include "kernels/cpu/cpu_ops.h"
 
@@ -27,6 +29,16 @@ void CpuOps::GatedActivation(const ExecContext& context, TensorView out, TensorV
       }
     });
   });
+}
+
+void CpuOps::SoftCap(const ExecContext& context, TensorView x, float cap) {
+  TESSERA_CHECK(x.rank == 2 && x.dtype == DType::kFloat32 && cap > 0) << "cap " << cap;
+  ParallelFor(context.threads, x.dims[0], 1 + kGrain / std::max<int64_t>(x.dims[1], 1),
+              [&](int64_t begin, int64_t end) {
+                for (int64_t row = begin; row < end; ++row) {
+                  kernels_.soft_cap(Row<float>(x, row), x.dims[1], cap);
+                }
+              });
 }
 
 }  // namespace tessera::cpu

@@ -38,20 +38,21 @@ class CpuOps final : public Ops {
   void PackRows(Weight& weight, int64_t row_begin, TensorView source) override;
 
   void Embedding(const ExecContext&, TensorView out, TensorView tokens, TensorView table,
-                 int64_t vocab_begin) override;
-  void RmsNorm(const ExecContext&, TensorView out, TensorView x, TensorView weight,
-               float eps) override;
+                 int64_t vocab_begin, float scale) override;
+  void RmsNorm(const ExecContext&, TensorView out, TensorView x, const NormSpec& norm) override;
   void AddResidualNorm(const ExecContext&, TensorView out, TensorView residual, TensorView sum,
-                       TensorView bias, TensorView weight, float eps) override;
+                       TensorView bias, const NormSpec& norm) override;
   void MatMul(const ExecContext&, TensorView out, TensorView x, const Weight& w,
               TensorView bias) override;
   void MatMulPartial(const ExecContext&, TensorView out, TensorView x, const Weight& w) override;
   void RopeAndStoreKv(const ExecContext&, TensorView qkv, const KvLayer& kv, const StepView& step,
-                      const RopeSpec& rope, const AttentionSpec& spec) override;
+                      const HeadNormSpec& norm, const RopeSpec& rope,
+                      const AttentionSpec& spec) override;
   void PagedAttention(const ExecContext&, TensorView out, TensorView q, const KvLayer& kv,
                       const StepView& step, const AttentionSpec& spec) override;
   void GatedActivation(const ExecContext&, TensorView out, TensorView gate_up,
                        Activation act) override;
+  void SoftCap(const ExecContext&, TensorView x, float cap) override;
   void GatherRows(const ExecContext&, TensorView out, TensorView x, TensorView index) override;
   size_t KvLayerBytes(DType dtype, int64_t num_blocks, int64_t block_size, int64_t num_heads,
                       int64_t head_size) override;

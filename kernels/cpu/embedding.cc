@@ -8,7 +8,7 @@
 namespace tessera::cpu {
 
 void CpuOps::Embedding(const ExecContext&, TensorView out, TensorView tokens, TensorView table,
-                       int64_t vocab_begin) {
+                       int64_t vocab_begin, float scale) {
   TESSERA_CHECK(out.rank == 2 && table.rank == 2 && out.dims[0] == tokens.dims[0] &&
                 out.dims[1] == table.dims[1] && out.dtype == DType::kFloat32 &&
                 tokens.dtype == DType::kInt32)
@@ -24,7 +24,7 @@ void CpuOps::Embedding(const ExecContext&, TensorView out, TensorView tokens, Te
         continue;
       }
       const T* from = Row<const T>(table, row);
-      for (int64_t c = 0; c < out.dims[1]; ++c) to[c] = ToFloat(from[c]);
+      for (int64_t c = 0; c < out.dims[1]; ++c) to[c] = ToFloat(from[c]) * scale;
     }
   });
 }

@@ -56,10 +56,13 @@ struct AttentionTile {
 // Row operations on activations of type T; n elements.
 template <typename T>
 struct RowKernels {
-  // out = x / rms(x) * weight
-  void (*rms_norm)(T* out, const T* x, const T* weight, int64_t n, float eps);
+  // out = x / rms(x) * (weight + offset); out may be x
+  void (*rms_norm)(T* out, const T* x, const T* weight, int64_t n, float eps, float offset);
   // residual += sum + bias; bias may be null
   void (*add_residual)(T* residual, const float* sum, const T* bias, int64_t n);
+  // residual += (sum + bias) / rms(sum + bias) * (weight + offset); bias may be null
+  void (*add_normed)(T* residual, const float* sum, const T* bias, const T* weight, int64_t n,
+                     float eps, float offset);
   // out = act(gate) * up
   void (*gated)(T* out, const T* gate, const T* up, int64_t n, Activation act);
   // out = in + bias; bias may be null
@@ -77,6 +80,8 @@ struct KernelTable {
   RowKernels<BFloat16> bfloat16_rows;
   // out = in + bias with float32 output and bfloat16 bias (logits).
   void (*add_bias_mixed)(float* out, const float* in, const BFloat16* bias, int64_t n);
+  // x = cap * tanh(x / cap)
+  void (*soft_cap)(float* x, int64_t n, float cap);
   // Largest element that is not NaN; -inf if there is none.
   float (*max)(const float* x, int64_t n);
   // out = exp((x - max) * scale); exactly 1 where x == max.

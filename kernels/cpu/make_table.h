@@ -15,6 +15,7 @@ constexpr RowKernels<T> MakeRowKernels() {
   RowKernels<T> rows{};
   rows.rms_norm = RmsNormRow<S, T>;
   rows.add_residual = AddResidualRow<S, T>;
+  rows.add_normed = AddNormedRow<S, T>;
   rows.gated = GatedRow<S, T>;
   rows.add_bias = AddBiasRow<S, T, T>;
   return rows;
@@ -33,6 +34,7 @@ constexpr KernelTable MakeTable() {
   table.float_rows = MakeRowKernels<S, float>();
   table.bfloat16_rows = MakeRowKernels<S, BFloat16>();
   table.add_bias_mixed = AddBiasRow<S, float, BFloat16>;
+  table.soft_cap = SoftCapRow<S>;
   table.max = MaxValue<S>;
   table.exp_scaled = ExpScaledRow<S>;
   return table;

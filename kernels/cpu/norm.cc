@@ -8,42 +8,59 @@ namespace {
 // Elements worth handing to another thread.
 constexpr int64_t kGrain = 64 << 10;
 
+void CheckWeight(const TensorView& weight, const TensorView& x) {
+  TESSERA_CHECK(weight.dims[0] == x.dims[1] && weight.dtype == x.dtype)
+      << "x [" << x.dims[0] << ", " << x.dims[1] << "] " << DTypeName(x.dtype) << ", weight ["
+      << weight.dims[0] << "] " << DTypeName(weight.dtype);
+}
+
+float Offset(const NormSpec& norm) { return norm.plus_one ? 1.0f : 0.0f; }
+
 }  // namespace
 
-void CpuOps::RmsNorm(const ExecContext& context, TensorView out, TensorView x, TensorView weight,
-                     float eps) {
+void CpuOps::RmsNorm(const ExecContext& context, TensorView out, TensorView x,
+                     const NormSpec& norm) {
   const int64_t n = x.dims[1];
-  TESSERA_CHECK(out.rank == 2 && x.rank == 2 && out.dims == x.dims && weight.dims[0] == n &&
-                out.dtype == x.dtype && weight.dtype == x.dtype)
-      << "x [" << x.dims[0] << ", " << n << "], weight [" << weight.dims[0] << "]";
+  TESSERA_CHECK(out.rank == 2 && x.rank == 2 && out.dims == x.dims && out.dtype == x.dtype)
+      << "x [" << x.dims[0] << ", " << n << "]";
+  CheckWeight(norm.weight, x);
   WithType(x.dtype, [&](auto t) {
     using T = decltype(t);
     const RowKernels<T>& kernels = kernels_.rows<T>();
+    const T* weight = norm.weight.as<const T>();
     ParallelFor(context.threads, x.dims[0], 1 + kGrain / n, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
-        kernels.rms_norm(Row<T>(out, row), Row<const T>(x, row), weight.as<const T>(), n, eps);
+        kernels.rms_norm(Row<T>(out, row), Row<const T>(x, row), weight, n, norm.eps, Offset(norm));
       }
     });
   });
 }
 
 void CpuOps::AddResidualNorm(const ExecContext& context, TensorView out, TensorView residual,
-                             TensorView sum, TensorView bias, TensorView weight, float eps) {
+                             TensorView sum, TensorView bias, const NormSpec& norm) {
   const int64_t n = residual.dims[1];
   TESSERA_CHECK(out.rank == 2 && out.dims == residual.dims && sum.dims == residual.dims &&
-                weight.dims[0] == n && (bias.empty() || bias.dims[0] == n))
-      << "residual [" << residual.dims[0] << ", " << n << "], weight [" << weight.dims[0] << "]";
-  TESSERA_CHECK(sum.dtype == DType::kFloat32 && out.dtype == residual.dtype &&
-                weight.dtype == residual.dtype && (bias.empty() || bias.dtype == residual.dtype))
-      << DTypeName(residual.dtype);
+                sum.dtype == DType::kFloat32 && out.dtype == residual.dtype)
+      << "residual [" << residual.dims[0] << ", " << n << "]";
+  CheckWeight(norm.weight, residual);
+  if (!bias.empty()) CheckWeight(bias, residual);
+  if (!norm.sum_weight.empty()) CheckWeight(norm.sum_weight, residual);
   WithType(residual.dtype, [&](auto t) {
     using T = decltype(t);
     const RowKernels<T>& kernels = kernels_.rows<T>();
+    const T* weight = norm.weight.as<const T>();
+    const T* sum_weight = norm.sum_weight.as<const T>();
     ParallelFor(context.threads, residual.dims[0], 1 + kGrain / n, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
         T* stream = Row<T>(residual, row);
-        kernels.add_residual(stream, Row<const float>(sum, row), bias.as<const T>(), n);
-        kernels.rms_norm(Row<T>(out, row), stream, weight.as<const T>(), n, eps);
+        const float* addend = Row<const float>(sum, row);
+        if (sum_weight == nullptr) {
+          kernels.add_residual(stream, addend, bias.as<const T>(), n);
+        } else {
+          kernels.add_normed(stream, addend, bias.as<const T>(), sum_weight, n, norm.eps,
+                             Offset(norm));
+        }
+        kernels.rms_norm(Row<T>(out, row), stream, weight, n, norm.eps, Offset(norm));
       }
     });
   });

@@ -1,5 +1,5 @@
-// Rotary embedding and the write into the paged cache, token by token; and the copies of
-// whole blocks.
+// Head norms, rotary embedding and the write into the paged cache, token by token; and the copies
+// of whole blocks.
 
 #include <cmath>
 #include <cstring>
@@ -70,7 +70,8 @@ int64_t RowOf(const StepView& step, int64_t token, int64_t row) {
 }  // namespace
 
 void CpuOps::RopeAndStoreKv(const ExecContext& context, TensorView qkv, const KvLayer& kv,
-                            const StepView& step, const RopeSpec& rope, const AttentionSpec& spec) {
+                            const StepView& step, const HeadNormSpec& norm, const RopeSpec& rope,
+                            const AttentionSpec& spec) {
   const int64_t size = spec.head_size;
   const int64_t heads = spec.num_heads + spec.num_kv_heads;  // those that turn
   TESSERA_CHECK(qkv.rank == 2 && qkv.dims[0] == step.num_tokens &&
@@ -81,9 +82,22 @@ void CpuOps::RopeAndStoreKv(const ExecContext& context, TensorView qkv, const Kv
   TESSERA_CHECK(rope.rotary_size % 2 == 0 && rope.rotary_size <= size &&
                 (rope.rotary_size == 0 || rope.inv_frequency.dims[0] == rope.rotary_size / 2))
       << "rotary size " << rope.rotary_size;
+  for (const TensorView& weight : {norm.query, norm.key}) {
+    TESSERA_CHECK(weight.empty() || (weight.dims[0] == size && weight.dtype == qkv.dtype))
+        << "head norm of " << weight.dims[0] << " elements";
+  }
   const auto run = [&](auto t, auto kv_t) {
     using T = decltype(t);
     using Kv = decltype(kv_t);
+    const RowKernels<T>& kernels = kernels_.rows<T>();
+    const float offset = norm.plus_one ? 1.0f : 0.0f;
+    // Norm and rotation round once each.
+    const auto turn = [&](T* head, const TensorView& weight, const Angles& angles) {
+      if (!weight.empty()) {
+        kernels.rms_norm(head, head, weight.as<const T>(), size, norm.eps, offset);
+      }
+      Rotate(head, angles, rope.rotary_size / 2);
+    };
     const auto work = [&](int64_t begin, int64_t end) {
       Angles angles;
       int64_t row = 0;
@@ -92,7 +106,9 @@ void CpuOps::RopeAndStoreKv(const ExecContext& context, TensorView qkv, const Kv
         const int32_t position = step.positions.as<const int32_t>()[token];
         angles.Fill(rope, position);
         T* q = Row<T>(qkv, token);
-        for (int64_t h = 0; h < heads; ++h) Rotate(q + h * size, angles, rope.rotary_size / 2);
+        for (int64_t h = 0; h < heads; ++h) {
+          turn(q + h * size, h < spec.num_heads ? norm.query : norm.key, angles);
+        }
         StoreToken<Kv>(kv, BlockOf(kv, step, row, position), position % kv.block_size,
                        q + spec.num_heads * size, q + heads * size);
       }

@@ -12,19 +12,27 @@
 
 namespace tessera::cpu {
 
-// Sixteen partial sums of squares (lane i: elements i mod 16), then their tree.
-template <typename S, typename T>
-void RmsNormRow(T* out, const T* x, const T* weight, int64_t n, float eps) {
+// 1 / rms of n values, sixteen at a time from at(i, load): sixteen partial sums of squares (lane i:
+// elements i mod 16), then their tree. Lanes behind the last element are zero.
+template <typename S, typename At>
+typename S::F InverseRms(int64_t n, float eps, At at) {
   using F = typename S::F;
   F squares = S::Set(0.0f);
   ForLanes<S>(n, [&](int64_t i, auto load, auto) {
-    const F value = load(x + i);
+    const F value = at(i, load);
     squares = S::Fma(value, value, squares);
   });
   const float mean = S::SumLanes(squares) / static_cast<float>(n);
-  const F inverse = S::Set(1.0f / __builtin_sqrtf(mean + eps));
+  return S::Set(1.0f / __builtin_sqrtf(mean + eps));
+}
+
+template <typename S, typename T>
+void RmsNormRow(T* out, const T* x, const T* weight, int64_t n, float eps, float offset) {
+  using F = typename S::F;
+  const F inverse = InverseRms<S>(n, eps, [&](int64_t i, auto load) { return load(x + i); });
   ForLanes<S>(n, [&](int64_t i, auto load, auto store) {
-    store(out + i, S::Mul(S::Mul(load(x + i), inverse), load(weight + i)));
+    const F factor = S::Add(load(weight + i), S::Set(offset));
+    store(out + i, S::Mul(S::Mul(load(x + i), inverse), factor));
   });
 }
 
@@ -34,6 +42,22 @@ void AddResidualRow(T* residual, const float* sum, const T* bias, int64_t n) {
     typename S::F addend = load(sum + i);
     if (bias != nullptr) addend = S::Add(addend, load(bias + i));
     store(residual + i, S::Add(load(residual + i), addend));
+  });
+}
+
+template <typename S, typename T>
+void AddNormedRow(T* residual, const float* sum, const T* bias, const T* weight, int64_t n,
+                  float eps, float offset) {
+  using F = typename S::F;
+  const auto addend = [&](int64_t i, auto load) {
+    const F value = load(sum + i);
+    return bias == nullptr ? value : S::Add(value, load(bias + i));
+  };
+  const F inverse = InverseRms<S>(n, eps, addend);
+  ForLanes<S>(n, [&](int64_t i, auto load, auto store) {
+    const F factor = S::Add(load(weight + i), S::Set(offset));
+    const F normed = S::Mul(S::Mul(addend(i, load), inverse), factor);
+    store(residual + i, S::Add(load(residual + i), normed));
   });
 }
 
@@ -87,6 +111,13 @@ void GatedRow(T* out, const T* gate, const T* up, int64_t n, Activation act) {
         break;
     }
     store(out + i, S::Mul(value, load(up + i)));
+  });
+}
+
+template <typename S>
+void SoftCapRow(float* x, int64_t n, float cap) {
+  ForLanes<S>(n, [&](int64_t i, auto load, auto store) {
+    store(x + i, S::Mul(S::Set(cap), Tanh<S>(S::Div(load(x + i), S::Set(cap)))));
   });
 }
 

@@ -7,12 +7,17 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <map>
 #include <set>
+#include <string>
+#include <vector>
 
 #include "models/checkpoint.h"
 #include "models/model_spec.h"
 #include "models/weight_spec.h"
+#include "tests/models/random_spec.h"
 
 namespace tessera {
 namespace {
@@ -44,43 +49,92 @@ TEST_P(ModelGolden, TensorsAndParameters) {
 }
 
 TEST_P(ModelGolden, RopeFrequencies) {
-  const std::vector<float> ours = RopeInverseFrequencies(spec_);
-  ASSERT_EQ(ours.size(), golden_.inverse_frequencies.size());
-  const auto worst = [&](const std::vector<float>& frequencies) {
-    double difference = 0;
-    for (size_t i = 0; i < frequencies.size(); ++i) {
-      const double reference = golden_.inverse_frequencies[i];
-      difference = std::max(difference, std::abs(frequencies[i] - reference) / reference);
-    }
-    return difference;
-  };
-  EXPECT_LT(worst(ours), 1e-6);  // the reference computes in float32
-  if (spec_.rope_scaling.kind == RopeScaling::Kind::kNone) return;
-  ModelSpec plain = spec_;
-  plain.rope_scaling = RopeScaling();
-  EXPECT_GT(worst(RopeInverseFrequencies(plain)), 0.5);
+  ASSERT_EQ(spec_.ropes.size(), golden_.ropes.size());
+  for (size_t rope = 0; rope < spec_.ropes.size(); ++rope) {
+    const golden::Rope& wanted = golden_.ropes[rope];
+    const auto worst = [&](const RotarySpec& spec) {
+      const RotaryTable table = MakeRotaryTable(spec, golden_.context_max);
+      EXPECT_EQ(table.inverse_frequencies.size(), wanted.inverse_frequencies.size());
+      double difference = 0;
+      for (size_t i = 0; i < wanted.inverse_frequencies.size(); ++i) {
+        const double reference = wanted.inverse_frequencies[i];
+        const double ours = table.inverse_frequencies[i];
+        difference = std::max(difference, std::abs(ours - reference) / reference);
+      }
+      return difference;
+    };
+    EXPECT_LT(worst(spec_.ropes[rope]), 1e-6);  // the reference computes in float32
+    EXPECT_NEAR(MakeRotaryTable(spec_.ropes[rope], golden_.context_max).attention_factor,
+                wanted.attention_factor, 1e-6);
+    if (spec_.ropes[rope].scaling.kind == RopeScaling::Kind::kNone) continue;
+    RotarySpec plain = spec_.ropes[rope];
+    plain.scaling = RopeScaling();
+    EXPECT_GT(worst(plain), 0.2);
+  }
 }
 
-TEST_P(ModelGolden, FeaturesAreInTheConfig) {
-  EXPECT_EQ(golden_.Has("rope_llama3"), spec_.rope_scaling.kind == RopeScaling::Kind::kLlama3);
-  EXPECT_EQ(golden_.Has("rope_linear"), spec_.rope_scaling.kind == RopeScaling::Kind::kLinear);
-  EXPECT_EQ(golden_.Has("gqa"), spec_.num_kv_heads < spec_.num_heads);
-  EXPECT_EQ(golden_.Has("tied_head"), spec_.tied_head);
-  EXPECT_EQ(golden_.Has("attention_bias"), spec_.qkv_bias && spec_.output_bias);
-  EXPECT_EQ(golden_.Has("mlp_bias"), spec_.mlp_bias);
+bool HasScaling(const ModelSpec& spec, RopeScaling::Kind kind) {
+  return std::any_of(spec.ropes.begin(), spec.ropes.end(),
+                     [kind](const RotarySpec& rope) { return rope.scaling.kind == kind; });
+}
+
+bool IsFused(const ModelSpec& spec) {
+  const std::vector<WeightSpec> table = WeightTable(spec);
+  return std::any_of(table.begin(), table.end(),
+                     [](const WeightSpec& weight) { return weight.stored_rows > 0; });
+}
+
+// What a feature's name says of a spec served with `context_max`.
+std::map<std::string, bool> FeaturesOf(const ModelSpec& spec, int64_t context_max) {
+  using Kind = RopeScaling::Kind;
+  const RotarySpec& rope = spec.ropes[0];
+  const bool long_rope = HasScaling(spec, Kind::kLongRope);
+  const bool is_long = context_max > rope.scaling.original_context;
+  const bool windows = spec.kv_groups.back().kind == KvGroup::Kind::kWindow;
+  const float plain_scale = 1.0f / std::sqrt(static_cast<float>(spec.head_size));
+  return {{"rope_llama3", HasScaling(spec, Kind::kLlama3)},
+          {"rope_linear", HasScaling(spec, Kind::kLinear)},
+          {"rope_yarn", HasScaling(spec, Kind::kYarn)},
+          {"rope_longrope_short", long_rope && !is_long},
+          {"rope_longrope_long", long_rope && is_long},
+          {"two_ropes", spec.ropes.size() == 2},
+          {"partial_rotary", rope.rotary_size < spec.head_size},
+          {"window", windows},
+          {"mixed_windows", spec.kv_groups.size() > 1},
+          {"gqa", spec.num_kv_heads < spec.num_heads},
+          {"head_dim", spec.head_size * spec.num_heads != spec.hidden_size},
+          {"tied_head", spec.tied_head},
+          {"attention_bias", spec.qkv_bias && spec.output_bias},
+          {"qkv_bias", spec.qkv_bias && !spec.output_bias},
+          {"mlp_bias", spec.mlp_bias},
+          {"qk_norm", spec.qk_norm},
+          {"out_norms", spec.attention_out_norm && spec.mlp_out_norm},
+          {"norm_plus_one", spec.norm_plus_one},
+          {"embedding_scale", spec.embedding_scale != 1.0f},
+          {"gelu_tanh", spec.activation == ActivationKind::kGeluTanh},
+          {"attention_softcap", spec.attention_softcap != 0},
+          {"final_softcap", spec.final_softcap != 0},
+          {"query_scale", std::abs(spec.attention_scale - plain_scale) > 1e-3f},
+          {"fused", IsFused(spec)}};
+}
+
+TEST_P(ModelGolden, FeaturesAreThoseOfTheConfig) {
+  for (const auto& [feature, present] : FeaturesOf(spec_, golden_.context_max)) {
+    EXPECT_EQ(golden_.Has(feature), present) << feature;
+  }
 }
 
 TEST_P(ModelGolden, IsAGoodWitness) {
   if (!golden_.Has("demo")) {
     EXPECT_LT(golden_.entropy_ratio, 0.5);
   }
-  EXPECT_EQ(golden_.fp32_tolerance, 1e-4);
+  EXPECT_LE(golden_.fp32_tolerance, 2e-4);
   int64_t longest = 0;
   for (const golden::Prompt& prompt : golden_.prompts) {
     const int64_t length = static_cast<int64_t>(prompt.tokens.size());
     longest = std::max(longest, length);
     EXPECT_EQ(prompt.vocab_size, spec_.vocab_size);
-    EXPECT_EQ(prompt.greedy.size(), 64u);
+    EXPECT_GE(prompt.greedy.size(), 48u);
     EXPECT_GT(prompt.greedy_margin, 10 * golden_.fp32_tolerance);
     // The first greedy token is the best of the last position's logits.
     const auto last = prompt.LogitsAt(length - 1);
@@ -92,9 +146,12 @@ TEST_P(ModelGolden, IsAGoodWitness) {
       }
     }
   }
-  if (golden_.Has("rope_llama3")) {
-    EXPECT_GT(longest, 2 * spec_.rope_scaling.original_context);
+  // Long enough for what changes with the length; longrope's short factors are for short ones.
+  for (const RotarySpec& rope : spec_.ropes) {
+    if (golden_.Has("rope_longrope_short")) continue;
+    EXPECT_GT(longest, rope.scaling.original_context);
   }
+  EXPECT_GT(longest, 3 * spec_.kv_groups.back().window);
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, ModelGolden, testing::ValuesIn(golden::CaseNames()),
@@ -107,9 +164,10 @@ TEST(ModelGoldens, CoverEveryFeature) {
     ASSERT_TRUE(golden.ok()) << golden.status();
     features.insert(golden->features.begin(), golden->features.end());
   }
-  for (const char* feature :
-       {"rope_llama3", "rope_linear", "gqa", "mha", "tied_head", "attention_bias", "mlp_bias",
-        "sharded", "float32", "bfloat16", "float16", "demo"}) {
+  for (const auto& [feature, present] : FeaturesOf(SpecOf({}), 0)) {
+    EXPECT_EQ(features.count(feature), 1u) << feature;
+  }
+  for (const char* feature : {"mha", "sharded", "float32", "bfloat16", "float16", "demo"}) {
     EXPECT_EQ(features.count(feature), 1u) << feature;
   }
 }

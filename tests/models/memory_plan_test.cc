@@ -153,7 +153,7 @@ TEST(MemoryPlan, BadRequestsAreRefused) {
 
 TEST(Describe, SaysWhatTheModelIs) {
   ModelSpec spec = Llama8b();
-  spec.rope_scaling = {RopeScaling::Kind::kLlama3, 8.0, 1.0, 4.0, 8192};
+  spec.ropes[0].scaling = {RopeScaling::Kind::kLlama3, 8.0, 1.0, 4.0, 8192};
   EXPECT_THAT(DescribeModel(spec, "llama3.1"),
               AllOf(HasSubstr("LlamaForCausalLM (family llama)"),
                     HasSubstr("8.03 billion (8030261248)"), HasSubstr("32 query, 8 KV, of 128"),

@@ -60,10 +60,12 @@ struct FakeTensor {
   std::string dtype = "F32";
 };
 
-// The tensors that `spec` asks for.
+// The tensors that `spec` asks for, as they are stored.
 inline std::vector<FakeTensor> TensorsOf(const ModelSpec& spec) {
   std::vector<FakeTensor> tensors;
-  for (const WeightSpec& weight : WeightTable(spec)) tensors.push_back({weight.name, weight.shape});
+  for (const WeightSpec& weight : WeightTable(spec)) {
+    if (weight.stored_begin == 0) tensors.push_back({weight.name, weight.StoredShape()});
+  }
   return tensors;
 }
 

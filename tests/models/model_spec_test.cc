@@ -34,12 +34,15 @@ TEST(ModelSpec, ReadsEveryNumber) {
   EXPECT_EQ(spec->num_heads, 4);
   EXPECT_EQ(spec->num_kv_heads, 2);
   EXPECT_EQ(spec->head_size, 6);
-  EXPECT_EQ(spec->rotary_size, 6);
+  ASSERT_EQ(spec->ropes.size(), 1u);
+  EXPECT_EQ(spec->ropes[0].rotary_size, 6);
+  ASSERT_EQ(spec->layers.size(), 2u);
+  EXPECT_EQ(spec->layers[1].window, 0);
   EXPECT_EQ(spec->intermediate_size, 12);
   EXPECT_EQ(spec->vocab_size, 13);
   EXPECT_EQ(spec->context_max, 64);
   EXPECT_FLOAT_EQ(spec->rms_norm_eps, 1e-5f);
-  EXPECT_EQ(spec->rope_theta, 500000.0);
+  EXPECT_EQ(spec->ropes[0].theta, 500000.0);
   EXPECT_FLOAT_EQ(spec->attention_scale, 1.0f / std::sqrt(6.0f));
   EXPECT_EQ(spec->activation, ActivationKind::kSilu);
   EXPECT_TRUE(spec->tied_head);
@@ -60,7 +63,7 @@ TEST(ModelSpec, DefaultsAreTheReferences) {
   ASSERT_TRUE(spec.ok()) << spec.status();
   EXPECT_EQ(spec->head_size, 4);     // 16 / 4
   EXPECT_EQ(spec->num_kv_heads, 4);  // as many as query heads
-  EXPECT_EQ(spec->rope_theta, 10000.0);
+  EXPECT_EQ(spec->ropes[0].theta, 10000.0);
   EXPECT_FALSE(spec->tied_head);
   EXPECT_EQ(spec->checkpoint_dtype, DType::kFloat32);
 }
@@ -94,16 +97,16 @@ TEST(ModelSpec, RopeInEverySpelling) {
     config.update(change);
     const absl::StatusOr<ModelSpec> spec = ParseModelSpec(config.dump());
     ASSERT_TRUE(spec.ok()) << change << spec.status();
-    EXPECT_EQ(spec->rope_scaling.kind, RopeScaling::Kind::kLlama3);
-    EXPECT_EQ(spec->rope_scaling.factor, 32.0);
-    EXPECT_EQ(spec->rope_scaling.original_context, 8192);
-    EXPECT_EQ(spec->rope_theta, 500000.0);
+    EXPECT_EQ(spec->ropes[0].scaling.kind, RopeScaling::Kind::kLlama3);
+    EXPECT_EQ(spec->ropes[0].scaling.factor, 32.0);
+    EXPECT_EQ(spec->ropes[0].scaling.original_context, 8192);
+    EXPECT_EQ(spec->ropes[0].theta, 500000.0);
   }
   Json config = SmallConfig();
   config["rope_scaling"] = {{"type", "linear"}, {"factor", 2}};
-  EXPECT_EQ(ParseModelSpec(config.dump())->rope_scaling.kind, RopeScaling::Kind::kLinear);
+  EXPECT_EQ(ParseModelSpec(config.dump())->ropes[0].scaling.kind, RopeScaling::Kind::kLinear);
   config["rope_scaling"] = {{"rope_type", "default"}};
-  EXPECT_EQ(ParseModelSpec(config.dump())->rope_scaling.kind, RopeScaling::Kind::kNone);
+  EXPECT_EQ(ParseModelSpec(config.dump())->ropes[0].scaling.kind, RopeScaling::Kind::kNone);
 }
 
 TEST(ModelSpec, UnknownChoicesAreNamed) {
@@ -113,9 +116,9 @@ TEST(ModelSpec, UnknownChoicesAreNamed) {
   EXPECT_THAT(Message(config), AllOf(HasSubstr("MambaForCausalLM"), HasSubstr("LlamaForCausalLM")));
 
   config = SmallConfig();
-  config["rope_scaling"] = {{"rope_type", "yarn"}, {"factor", 4.0}};
+  config["rope_scaling"] = {{"rope_type", "dynamic"}, {"factor", 4.0}};
   EXPECT_EQ(ParseModelSpec(config.dump()).status().code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(Message(config), AllOf(HasSubstr("\"yarn\""), HasSubstr("llama3")));
+  EXPECT_THAT(Message(config), AllOf(HasSubstr("\"dynamic\""), HasSubstr("llama3")));
 
   config = SmallConfig();
   config["quantization_config"] = {{"quant_method", "awq"}};
@@ -145,8 +148,8 @@ TEST(ModelSpec, ImpossibleValuesNameKeyValueAndRange) {
       {"num_key_value_heads", 3, "a divisor of num_attention_heads, 4"},
       {"num_key_value_heads", 8, "1 to 4"},
       {"head_dim", 7, "an even number"},
-      {"head_dim", 0, "1 to 1024"},
-      {"head_dim", 1026, "1 to 1024"},
+      {"head_dim", 0, "1 to 512"},
+      {"head_dim", 514, "1 to 512"},
       {"intermediate_size", -12, "an integer from 1"},
       {"intermediate_size", true, "an integer from 1"},
       {"vocab_size", 4194305, "1 to 4194304"},

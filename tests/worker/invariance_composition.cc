@@ -26,7 +26,10 @@ constexpr int64_t kStepsMax = 2000;
 Composition::Composition(const std::vector<ScriptedRequest>& script, RankGroup& group,
                          uint64_t seed, PlantedFault fault, CompositionCounts& counts)
     : script_(script), group_(group), fault_(fault), counts_(counts), random_(seed) {
-  references_.assign(group.limits().num_blocks[0], 0);
+  for (uint32_t num_blocks : group.limits().num_blocks) {
+    blocks_.push_back(
+        {.references = std::vector<int>(num_blocks, 0), .cache = {}, .cached_as = {}});
+  }
   const int count = 1 + static_cast<int>(random_() % kRequestsMax);
   for (int i = 0; i < count; ++i) {
     Sequence sequence;
@@ -69,9 +72,9 @@ void Composition::Preempt(size_t live) {
   ++counts_.preemptions;
   Sequence sequence = std::move(live_[live]);
   live_.erase(live_.begin() + static_cast<int64_t>(live));
-  for (uint32_t block : sequence.table) Release(block);
+  Release(sequence);
   finished_.push_back(sequence.id);
-  sequence.table.clear();
+  sequence.tables.clear();
   waiting_.push_back(std::move(sequence));
 }
 
@@ -85,26 +88,57 @@ void Composition::Admit() {
   sequence.draw_step = 0;
   // At least one token is computed. Sometimes less than there is is taken.
   const bool scores = script_[sequence.request].sampling.prompt_logprobs() > 0;
+  int64_t hit = 0;
   for (int64_t end = block_size; end < sequence.known && !scores && !Chance(8); end += block_size) {
-    const auto found = cache_.find({text.begin(), text.begin() + end});
-    if (found == cache_.end()) break;
-    uint32_t block = found->second;
-    if (fault_ == PlantedFault::kStaleHit && Chance(2)) {
-      block = static_cast<uint32_t>((block + 1) % references_.size());
-      ++counts_.faults;
-    }
-    ++references_[block];
-    sequence.table.push_back(block);
-    ++counts_.hits;
+    ++hit;
   }
-  sequence.computed = static_cast<int64_t>(sequence.table.size()) * block_size;
-  const bool room = std::count(references_.begin(), references_.end(), 0) > 0;
+  while (!IsCached(text, hit)) --hit;
+  TakeHit(sequence, hit);
+  bool room = true;
+  for (size_t group = 0; group < blocks_.size(); ++group) room = room && Free(group) > 0;
   if (fault_ == PlantedFault::kHitTooLong && room && sequence.computed + 1 < sequence.known) {
     ++sequence.computed;
-    sequence.table.push_back(Allocate());
+    for (size_t group = 0; group < blocks_.size(); ++group) {
+      sequence.tables[group].push_back(Allocate(group));
+    }
     ++counts_.faults;
   }
   live_.push_back(std::move(sequence));
+}
+
+bool Composition::IsCached(const std::vector<int32_t>& text, int64_t blocks) const {
+  const int64_t block_size = group_.limits().block_size;
+  for (size_t group = 0; group < blocks_.size(); ++group) {
+    for (int64_t block = FirstVisible(group, blocks * block_size); block < blocks; ++block) {
+      const std::vector<int32_t> key(text.begin(), text.begin() + (block + 1) * block_size);
+      if (blocks_[group].cache.count(key) == 0) return false;
+    }
+  }
+  return true;
+}
+
+void Composition::TakeHit(Sequence& sequence, int64_t blocks) {
+  const int64_t block_size = group_.limits().block_size;
+  const std::vector<int32_t>& text = ChoiceOf(sequence).text;
+  sequence.tables.resize(blocks_.size());
+  for (size_t group = 0; group < blocks_.size(); ++group) {
+    std::vector<int>& references = blocks_[group].references;
+    const int64_t first = FirstVisible(group, blocks * block_size);
+    for (int64_t index = 0; index < blocks; ++index) {
+      uint32_t block = kNoBlock;
+      if (index >= first) {
+        block = blocks_[group].cache.at({text.begin(), text.begin() + (index + 1) * block_size});
+        if (fault_ == PlantedFault::kStaleHit && Chance(2)) {
+          block = static_cast<uint32_t>((block + 1) % references.size());
+          ++counts_.faults;
+        }
+        ++references[block];
+        ++counts_.hits;
+      }
+      sequence.tables[group].push_back(block);
+    }
+  }
+  sequence.computed = blocks * block_size;
 }
 
 void Composition::PlanRows() {
@@ -117,10 +151,10 @@ void Composition::PlanRows() {
   if (rows_.empty() && !order.empty()) PlanRow(order[0]);
 }
 
-void Composition::CopyOnWrite(Sequence& sequence, size_t index) {
-  const uint32_t to = Allocate();
-  const uint32_t from = std::exchange(sequence.table[index], to);
-  Release(from);
+void Composition::CopyOnWrite(Sequence& sequence, size_t group, size_t index) {
+  const uint32_t to = Allocate(group);
+  const uint32_t from = std::exchange(sequence.tables[group][index], to);
+  --blocks_[group].references[from];
   sequence.fresh = true;
   ++counts_.copies;
   if (fault_ == PlantedFault::kForgottenCopy) {
@@ -128,22 +162,39 @@ void Composition::CopyOnWrite(Sequence& sequence, size_t index) {
     return;
   }
   cluster::v1::BlockCopy* copy = plan_.add_copies();
+  copy->set_kv_group(static_cast<uint32_t>(group));
   copy->set_from_block(from);
   copy->set_to_block(to);
 }
 
+bool Composition::Extend(Sequence& sequence, int64_t end) {
+  const int64_t block_size = group_.limits().block_size;
+  const size_t first = static_cast<size_t>(sequence.computed / block_size);
+  const size_t wanted = static_cast<size_t>(BlocksFor(end, block_size));
+  const auto is_shared = [&](size_t group) {
+    const std::vector<uint32_t>& table = sequence.tables[group];
+    return first < table.size() && blocks_[group].references[table[first]] > 1;
+  };
+  for (size_t group = 0; group < blocks_.size(); ++group) {
+    const size_t held = sequence.tables[group].size();
+    const int64_t more = static_cast<int64_t>(wanted - std::min(wanted, held));
+    if (Free(group) < more + (is_shared(group) ? 1 : 0)) return false;
+  }
+  for (size_t group = 0; group < blocks_.size(); ++group) {
+    if (is_shared(group)) CopyOnWrite(sequence, group, first);
+    std::vector<uint32_t>& table = sequence.tables[group];
+    while (table.size() < wanted) table.push_back(Allocate(group));
+  }
+  return true;
+}
+
 bool Composition::PlanRow(size_t live) {
   Sequence& sequence = live_[live];
-  const int64_t block_size = group_.limits().block_size;
   const int64_t left = sequence.known - sequence.computed;
   const int64_t count = Chance(3) ? left : 1 + static_cast<int64_t>(random_() % left);
   const int64_t end = sequence.computed + count;
-  const size_t first = static_cast<size_t>(sequence.computed / block_size);
-  const bool shared = first < sequence.table.size() && references_[sequence.table[first]] > 1;
-  const int64_t more = std::max<int64_t>(
-      0, BlocksFor(end, block_size) - static_cast<int64_t>(sequence.table.size()));
-  if (std::count(references_.begin(), references_.end(), 0) < more + (shared ? 1 : 0)) return false;
-  if (shared) CopyOnWrite(sequence, first);
+  const size_t had = sequence.tables[0].size();
+  if (!Extend(sequence, end)) return false;
   const bool carried =
       left == 1 && sequence.draw_step != 0 && sequence.draw_step + 1 == plan_.step() && !Chance(5);
   // A reset is allowed at any time.
@@ -151,8 +202,6 @@ bool Composition::PlanRow(size_t live) {
     sequence.fresh = true;
     ++counts_.resets;
   }
-  const size_t held = sequence.fresh ? 0 : sequence.table.size();
-  for (int64_t i = 0; i < more; ++i) sequence.table.push_back(Allocate());
   const std::vector<int32_t>& text = ChoiceOf(sequence).text;
   const bool samples = end == sequence.known;
   const uint32_t num_choices =
@@ -170,24 +219,28 @@ bool Composition::PlanRow(size_t live) {
   } else {
     for (int64_t p = sequence.computed; p < end; ++p) plan_.add_tokens(text[p]);
   }
-  std::vector<uint32_t> table(sequence.table.begin() + static_cast<int64_t>(held),
-                              sequence.table.end());
-  if (sequence.fresh) {
-    DamageTable(sequence, table);
-    AddReset(sequence, carried);
-  }
-  plan_.add_num_new_blocks(table.size());
-  for (uint32_t block : table) plan_.add_block_ids(block);
+  AddBlocks(sequence, sequence.fresh ? 0 : had);
+  if (sequence.fresh) AddReset(sequence, carried);
   sequence.fresh = false;
   rows_.push_back({.live = live, .end = end, .num_choices = samples ? num_choices : 0});
   return true;
+}
+
+void Composition::AddBlocks(const Sequence& sequence, size_t held) {
+  for (const std::vector<uint32_t>& whole : sequence.tables) {
+    std::vector<uint32_t> table(whole.begin() + static_cast<int64_t>(held), whole.end());
+    if (sequence.fresh) DamageTable(sequence, table);
+    plan_.add_num_new_blocks(table.size());
+    for (uint32_t block : table) plan_.add_block_ids(block);
+  }
 }
 
 void Composition::DamageTable(const Sequence& sequence, std::vector<uint32_t>& table) {
   const int64_t full = sequence.computed / group_.limits().block_size;
   if (fault_ != PlantedFault::kWrongBlock || full == 0) return;
   uint32_t& block = table[random_() % full];
-  block = static_cast<uint32_t>((block + 1) % references_.size());
+  if (block == kNoBlock) return;
+  block = static_cast<uint32_t>((block + 1) % blocks_[0].references.size());
   ++counts_.faults;
 }
 
@@ -245,6 +298,7 @@ void Composition::Advance() {
     Sequence& sequence = live_[rows_[i].live];
     sequence.computed = rows_[i].end;
     CacheFullBlocks(sequence);
+    DropBehindWindows(sequence);
     const uint32_t num_choices = rows_[i].num_choices;
     if (num_choices == 0) continue;
     ++sequence.known;
@@ -259,14 +313,14 @@ void Composition::Advance() {
       fork.choice = choice;
       fork.fresh = true;
       fork.draw_step = 0;
-      for (uint32_t block : fork.table) ++references_[block];
+      Hold(fork);
       forks.push_back(std::move(fork));
     }
   }
   live_.insert(live_.end(), forks.begin(), forks.end());
   const auto over = [this](const Sequence& sequence) {
     if (sequence.known < static_cast<int64_t>(ChoiceOf(sequence).text.size())) return false;
-    for (uint32_t block : sequence.table) Release(block);
+    Release(sequence);
     finished_.push_back(sequence.id);
     return true;
   };
@@ -276,28 +330,78 @@ void Composition::Advance() {
 void Composition::CacheFullBlocks(const Sequence& sequence) {
   const int64_t block_size = group_.limits().block_size;
   const std::vector<int32_t>& text = ChoiceOf(sequence).text;
-  for (int64_t end = block_size; end <= sequence.computed; end += block_size) {
-    const uint32_t block = sequence.table[end / block_size - 1];
-    std::vector<int32_t> key(text.begin(), text.begin() + end);
-    if (cached_as_.count(block) != 0 || !cache_.try_emplace(key, block).second) continue;
-    cached_as_[block] = std::move(key);
+  for (size_t group = 0; group < blocks_.size(); ++group) {
+    Blocks& blocks = blocks_[group];
+    for (int64_t end = block_size; end <= sequence.computed; end += block_size) {
+      const uint32_t block = sequence.tables[group][end / block_size - 1];
+      if (block == kNoBlock || blocks.cached_as.count(block) != 0) continue;
+      std::vector<int32_t> key(text.begin(), text.begin() + end);
+      if (!blocks.cache.try_emplace(key, block).second) continue;
+      blocks.cached_as[block] = std::move(key);
+    }
   }
 }
 
-uint32_t Composition::Allocate() {
-  // From a random place on, so that tables are in no order.
-  size_t block = random_() % references_.size();
-  for (size_t i = 0; references_[block] != 0; ++i) {
-    TESSERA_CHECK(i < references_.size()) << "no free block";
-    block = (block + 1) % references_.size();
+int64_t Composition::FirstVisible(size_t group, int64_t position) const {
+  const int64_t window = group_.limits().windows[group];
+  if (window == 0 || position < window) return 0;
+  return (position + 1 - window) / group_.limits().block_size;
+}
+
+void Composition::DropBehindWindows(Sequence& sequence) {
+  for (size_t group = 0; group < blocks_.size(); ++group) {
+    int64_t first = FirstVisible(group, sequence.computed);
+    const int64_t full = sequence.computed / group_.limits().block_size;
+    if (fault_ == PlantedFault::kDroppedEarly && first > 0 && first < full) {
+      ++first;
+      ++counts_.faults;
+    }
+    for (int64_t index = 0; index < first; ++index) {
+      uint32_t& block = sequence.tables[group][index];
+      if (block == kNoBlock) continue;
+      --blocks_[group].references[block];
+      block = kNoBlock;
+      ++counts_.dropped;
+    }
   }
-  references_[block] = 1;
-  const auto cached = cached_as_.find(static_cast<uint32_t>(block));
-  if (cached != cached_as_.end()) {
-    cache_.erase(cached->second);
-    cached_as_.erase(cached);
+}
+
+int64_t Composition::Free(size_t group) const {
+  const std::vector<int>& references = blocks_[group].references;
+  return std::count(references.begin(), references.end(), 0);
+}
+
+uint32_t Composition::Allocate(size_t group) {
+  Blocks& blocks = blocks_[group];
+  // From a random place on, so that tables are in no order.
+  size_t block = random_() % blocks.references.size();
+  for (size_t i = 0; blocks.references[block] != 0; ++i) {
+    TESSERA_CHECK(i < blocks.references.size()) << "no free block";
+    block = (block + 1) % blocks.references.size();
+  }
+  blocks.references[block] = 1;
+  const auto cached = blocks.cached_as.find(static_cast<uint32_t>(block));
+  if (cached != blocks.cached_as.end()) {
+    blocks.cache.erase(cached->second);
+    blocks.cached_as.erase(cached);
   }
   return static_cast<uint32_t>(block);
+}
+
+void Composition::Hold(const Sequence& sequence) {
+  for (size_t group = 0; group < sequence.tables.size(); ++group) {
+    for (uint32_t block : sequence.tables[group]) {
+      if (block != kNoBlock) ++blocks_[group].references[block];
+    }
+  }
+}
+
+void Composition::Release(const Sequence& sequence) {
+  for (size_t group = 0; group < sequence.tables.size(); ++group) {
+    for (uint32_t block : sequence.tables[group]) {
+      if (block != kNoBlock) --blocks_[group].references[block];
+    }
+  }
 }
 
 }  // namespace tessera

@@ -26,6 +26,7 @@ enum class PlantedFault {
   kForgottenCopy,  // a block is named writable without having been copied
   kHitTooLong,     // a sequence starts a token behind what is computed
   kStaleHit,       // a prefix hit takes a block that holds other tokens
+  kDroppedEarly,   // a block is given back while a window still sees it
 };
 
 // What the composition came across, so that a test can tell that it covered it.
@@ -38,6 +39,7 @@ struct CompositionCounts {
   int64_t carried = 0;  // rows with TOKENS_LAST_SAMPLED
   int64_t resets = 0;   // of sequences that the ranks knew
   int64_t scored = 0;   // prompt tokens
+  int64_t dropped = 0;  // blocks given back behind a window
   int64_t faults = 0;   // planted
 };
 
@@ -55,12 +57,12 @@ class Composition {
     uint64_t id = 0;
     int request = 0;
     uint32_t choice = 0;
-    bool forked = false;   // the request's choices have parted
-    bool fresh = true;     // the ranks need a reset
-    int64_t computed = 0;  // tokens
-    int64_t known = 0;     // tokens
-    std::vector<uint32_t> table;
-    uint64_t draw_step = 0;  // where it drew its last token, alone
+    bool forked = false;                        // the request's choices have parted
+    bool fresh = true;                          // the ranks need a reset
+    int64_t computed = 0;                       // tokens
+    int64_t known = 0;                          // tokens
+    std::vector<std::vector<uint32_t>> tables;  // [KvGroup], kNoBlock behind its window
+    uint64_t draw_step = 0;                     // where it drew its last token, alone
     uint32_t draw_row = 0;
   };
   struct Row {
@@ -74,19 +76,30 @@ class Composition {
 
   void Preempt(size_t live);
   void Admit();
+  // Whether every KvGroup has what a sequence needs that starts behind so many blocks of the text.
+  bool IsCached(const std::vector<int32_t>& text, int64_t blocks) const;
+  void TakeHit(Sequence& sequence, int64_t blocks);
   void PlanRows();
   // False when there is no block for it.
   bool PlanRow(size_t live);
-  void CopyOnWrite(Sequence& sequence, size_t index);
+  // Makes room for the tokens up to `end`; false, and nothing has changed, without free blocks.
+  bool Extend(Sequence& sequence, int64_t end);
+  void CopyOnWrite(Sequence& sequence, size_t group, size_t index);
+  void AddBlocks(const Sequence& sequence, size_t held);
   void AddReset(const Sequence& sequence, bool carried);
   void DamageTable(const Sequence& sequence, std::vector<uint32_t>& table);
   absl::Status Compare(const PlanOutcome& outcome);
   void Advance();
   void CacheFullBlocks(const Sequence& sequence);
+  void DropBehindWindows(Sequence& sequence);
+  // The first block of a KvGroup that a query at `position` sees.
+  int64_t FirstVisible(size_t group, int64_t position) const;
 
   // Blocks: referenced by tables, or free, then perhaps still known by content.
-  uint32_t Allocate();
-  void Release(uint32_t block) { --references_[block]; }
+  int64_t Free(size_t group) const;
+  uint32_t Allocate(size_t group);
+  void Hold(const Sequence& sequence);
+  void Release(const Sequence& sequence);
 
   const std::vector<ScriptedRequest>& script_;
   RankGroup& group_;
@@ -96,9 +109,12 @@ class Composition {
 
   std::vector<Sequence> live_;
   std::deque<Sequence> waiting_;
-  std::vector<int> references_;                         // [block]
-  std::map<std::vector<int32_t>, uint32_t> cache_;      // text up to a block's end -> block
-  std::map<uint32_t, std::vector<int32_t>> cached_as_;  // the other way round
+  struct Blocks {
+    std::vector<int> references;                         // [block]
+    std::map<std::vector<int32_t>, uint32_t> cache;      // text up to a block's end -> block
+    std::map<uint32_t, std::vector<int32_t>> cached_as;  // the other way round
+  };
+  std::vector<Blocks> blocks_;  // [KvGroup]
   uint64_t next_id_ = 1;
 
   cluster::v1::StepPlan plan_;

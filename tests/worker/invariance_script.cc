@@ -76,8 +76,10 @@ StepPlan PlanAlone(const ScriptedRequest& request, uint32_t choice,
   plan.add_token_source(cluster::v1::TOKENS_EXPLICIT);
   plan.mutable_tokens()->Assign(text.begin(), text.end());
   const int64_t blocks = BlocksFor(static_cast<int64_t>(text.size()), limits.block_size);
-  plan.add_num_new_blocks(blocks);
-  for (int64_t block = 0; block < blocks; ++block) plan.add_block_ids(block);
+  for (size_t group = 0; group < limits.num_blocks.size(); ++group) {
+    plan.add_num_new_blocks(blocks);
+    for (int64_t block = 0; block < blocks; ++block) plan.add_block_ids(block);
+  }
   cluster::v1::SequenceReset* reset = plan.add_resets();
   reset->set_choice(choice);
   reset->set_num_prompt_tokens(request.num_prompt_tokens);

@@ -53,12 +53,16 @@ absl::StatusOr<std::unique_ptr<RankGroup>> RankGroup::Load(const std::string& mo
                     .context_max = options.context_max,
                     .block_size = options.block_size,
                     .vocab_size = group->spec_.vocab_size,
-                    .num_blocks = {options.num_blocks}};
+                    .num_blocks = {}};
+  for (const KvGroup& kv_group : group->spec_.kv_groups) {
+    group->limits_.num_blocks.push_back(options.num_blocks);
+    group->limits_.windows.push_back(kv_group.window);
+  }
   group->all_blocks_.resize(options.num_blocks);
   std::iota(group->all_blocks_.begin(), group->all_blocks_.end(), 0);
   std::mt19937 random(options.shuffle_seed);
   std::shuffle(group->all_blocks_.begin(), group->all_blocks_.end(), random);
-  group->free_blocks_ = group->all_blocks_;
+  group->Clear();
 
   std::vector<Ops*> ops;
   for (int rank = 0; rank < options.tp; ++rank) {
@@ -75,9 +79,10 @@ absl::StatusOr<std::unique_ptr<RankGroup>> RankGroup::Load(const std::string& mo
     TESSERA_ASSIGN_OR_RETURN(
         r->weights, LoadWeights(r->ops, r->ctx, group->spec_, *checkpoint, weights, group->clock_,
                                 [](uint64_t, uint64_t) { return absl::OkStatus(); }));
+    if (options.edit_weights) options.edit_weights(*r->weights);
     const KvCacheOptions kv = {.dtype = options.dtype,
                                .block_size = options.block_size,
-                               .num_blocks = {options.num_blocks}};
+                               .num_blocks = group->limits_.num_blocks};
     TESSERA_ASSIGN_OR_RETURN(
         r->kv, KvCache::Create(r->ops, group->spec_, HeadsOf(group->spec_, rank, options.tp), kv));
     TESSERA_ASSIGN_OR_RETURN(r->model, NewDecoder({.spec = group->spec_,
@@ -112,11 +117,13 @@ cluster::v1::StepPlan RankGroup::MakePlan(const std::vector<RowTokens>& rows) {
     plan.add_num_choices(1);
     plan.add_token_source(cluster::v1::TOKENS_EXPLICIT);
     for (int32_t token : rows[i].tokens) plan.add_tokens(token);
-    plan.add_num_new_blocks(needed - held);
-    for (int64_t block = held; block < needed; ++block) {
-      TESSERA_CHECK(!free_blocks_.empty()) << "the test needs more blocks";
-      plan.add_block_ids(free_blocks_.back());
-      free_blocks_.pop_back();
+    for (std::vector<uint32_t>& free : free_blocks_) {
+      plan.add_num_new_blocks(needed - held);
+      for (int64_t block = held; block < needed; ++block) {
+        TESSERA_CHECK(!free.empty()) << "the test needs more blocks";
+        plan.add_block_ids(free.back());
+        free.pop_back();
+      }
     }
     if (fresh) plan.add_resets()->set_row(i);
   }
@@ -188,7 +195,7 @@ std::vector<float> RankGroup::LogitsOf(size_t row) const {
 
 void RankGroup::Clear() {
   sequences_.clear();
-  free_blocks_ = all_blocks_;
+  free_blocks_.assign(spec_.kv_groups.size(), all_blocks_);
 }
 
 int32_t ArgMaxOf(const std::vector<float>& logits) {

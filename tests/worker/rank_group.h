@@ -29,9 +29,10 @@ struct RankGroupOptions {
   int64_t block_size = 16;
   int64_t tokens_max = 2048;
   int64_t context_max = 1024;
-  uint32_t num_blocks = 1024;
-  uint32_t shuffle_seed = 0;                       // order in which blocks are handed out
-  std::function<void(ModelSpec&)> edit = nullptr;  // applied to the spec before loading
+  uint32_t num_blocks = 1024;                            // of every KvGroup
+  uint32_t shuffle_seed = 0;                             // order in which blocks are handed out
+  std::function<void(ModelSpec&)> edit = nullptr;        // applied to the spec before loading
+  std::function<void(Weights&)> edit_weights = nullptr;  // applied to every rank's once loaded
 };
 
 // Tokens of one sequence that follow what it has.
@@ -80,7 +81,7 @@ class RankGroup {
   std::vector<std::unique_ptr<Rank>> ranks_;
   SequenceMap sequences_;
   std::vector<uint32_t> all_blocks_;
-  std::vector<uint32_t> free_blocks_;
+  std::vector<std::vector<uint32_t>> free_blocks_;  // [KvGroup]
   StepInput input_;
 };
 

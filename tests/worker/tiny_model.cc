@@ -74,12 +74,12 @@ void WriteTinyModel(const TempDir& dir, const nlohmann::json& config, const std:
   dir.Write("config.json", config.dump());
   nlohmann::json header;
   std::string data;
-  for (const WeightSpec& weight : WeightTable(TinySpec(config))) {
+  for (const FakeTensor& tensor : TensorsOf(TinySpec(config))) {
     const size_t begin = data.size();
     int64_t size = 1;
-    for (int64_t n : weight.shape) size *= n;
+    for (int64_t n : tensor.shape) size *= n;
     for (int64_t i = 0; i < size; ++i) {
-      const float value = TinyValue(weight.name, i, dtype, seed);
+      const float value = TinyValue(tensor.name, i, dtype, seed);
       if (dtype == "F32") {
         data.append(reinterpret_cast<const char*>(&value), 4);
       } else {
@@ -87,8 +87,8 @@ void WriteTinyModel(const TempDir& dir, const nlohmann::json& config, const std:
         data.append(reinterpret_cast<const char*>(&half), 2);
       }
     }
-    header[weight.name] = {
-        {"dtype", dtype}, {"shape", weight.shape}, {"data_offsets", {begin, data.size()}}};
+    header[tensor.name] = {
+        {"dtype", dtype}, {"shape", tensor.shape}, {"data_offsets", {begin, data.size()}}};
   }
   dir.Write("model.safetensors", SafetensorsFile(header.dump(), data));
 }

@@ -53,8 +53,13 @@ nlohmann::json MediumConfig() {
 }
 
 TEST_F(WeightsTest, ReadsAndKeepsOnlyItsShard) {
-  for (const bool tied : {false, true}) {
+  // Phi keeps query, key and value, and gate and up, in one tensor; each is divided for itself.
+  for (const auto& [architecture, tied] :
+       {std::pair("LlamaForCausalLM", false), std::pair("LlamaForCausalLM", true),
+        std::pair("Phi3ForCausalLM", false)}) {
+    SCOPED_TRACE(architecture);
     nlohmann::json config = MediumConfig();
+    config["architectures"] = {architecture};
     config["tie_word_embeddings"] = tied;
     WriteTinyModel(dir_, config, "BF16", 5);
     const ModelSpec spec = TinySpec(config);

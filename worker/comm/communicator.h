@@ -26,11 +26,12 @@ class Communicator {
 
   // data (float32, contiguous, any size including 0) becomes the tree sum over ranks, in place.
   virtual absl::Status AllReduce(const ExecContext&, TensorView data) = 0;
-  // residual += tree sum of `partial` + bias, out = RmsNorm(residual); see Ops::AddResidualNorm.
+  // residual += tree sum of `partial` + bias or its norm, out = RmsNorm(residual); see
+  // Ops::AddResidualNorm.
   // partial [T, C] float32 is overwritten.
   virtual absl::Status AllReduceResidualNorm(const ExecContext&, TensorView out,
                                              TensorView residual, TensorView partial,
-                                             TensorView bias, TensorView weight, float eps) = 0;
+                                             TensorView bias, const NormSpec& norm) = 0;
   // out [size * n bytes]: every rank's `in` (n bytes, host or device as the backend has it), in
   // rank order. Any dtype; bytes are copied.
   virtual absl::Status AllGather(const ExecContext&, TensorView out, TensorView in) = 0;

@@ -26,10 +26,9 @@ absl::Status HostCommunicator::AllReduce(const ExecContext&, TensorView data) {
 
 absl::Status HostCommunicator::AllReduceResidualNorm(const ExecContext& ctx, TensorView out,
                                                      TensorView residual, TensorView partial,
-                                                     TensorView bias, TensorView weight,
-                                                     float eps) {
+                                                     TensorView bias, const NormSpec& norm) {
   TESSERA_RETURN_IF_ERROR(AllReduce(ctx, partial));
-  ops_.AddResidualNorm(ctx, out, residual, partial, bias, weight, eps);
+  ops_.AddResidualNorm(ctx, out, residual, partial, bias, norm);
   return absl::OkStatus();
 }
 

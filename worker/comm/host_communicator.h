@@ -21,8 +21,8 @@ class HostCommunicator : public Communicator {
 
   absl::Status AllReduce(const ExecContext&, TensorView data) final;
   absl::Status AllReduceResidualNorm(const ExecContext&, TensorView out, TensorView residual,
-                                     TensorView partial, TensorView bias, TensorView weight,
-                                     float eps) final;
+                                     TensorView partial, TensorView bias,
+                                     const NormSpec& norm) final;
   absl::Status AllGather(const ExecContext&, TensorView out, TensorView in) final;
   absl::Status AllGatherHost(void* out, const void* in, size_t bytes) final;
   absl::Status Broadcast(const ExecContext&, TensorView data, int root) final;

@@ -24,7 +24,8 @@ inline ModelTarget SmallModel(const std::string& name, int tp) {
   spec.num_heads = 8;
   spec.num_kv_heads = 8;
   spec.head_size = 8;
-  spec.rotary_size = 8;
+  spec.layers.resize(2);
+  spec.ropes.resize(1);
   spec.intermediate_size = 128;
   spec.vocab_size = 256;
   spec.context_max = 512;

@@ -74,7 +74,13 @@ absl::StatusOr<Golden> Parse(const std::string& name, const fs::path& dir, const
   golden.bf16_tolerance = json.at("bf16_tolerance").get<double>();
   golden.bf16_mean_tolerance = json.at("bf16_mean_tolerance").get<double>();
   golden.parameters = json.at("parameters").get<int64_t>();
-  golden.inverse_frequencies = json.at("inverse_frequencies").get<std::vector<double>>();
+  golden.context_max = json.at("context_max").get<int64_t>();
+  golden.bf16_divergence_max = json.at("bf16_divergence_max").get<double>();
+  golden.bf16_divergence_mean = json.at("bf16_divergence_mean").get<double>();
+  for (const Json& rope : json.at("ropes")) {
+    golden.ropes.push_back({rope.at("inverse_frequencies").get<std::vector<double>>(),
+                            rope.at("attention_factor").get<double>()});
+  }
   golden.entropy_ratio = json.at("entropy_ratio").get<double>();
   if (absl::Status status = CheckWeights(golden.model_dir, json, name); !status.ok()) return status;
 

@@ -16,6 +16,7 @@ struct Layer {
   int64_t rotary = 8;
   int64_t window = 0;
   float softcap = 0.0f;
+  bool head_norm = false;
 
   int64_t width() const { return (heads + 2 * kv_heads) * head_size; }
   AttentionSpec spec() const {
@@ -27,6 +28,17 @@ struct Layer {
             .softcap = softcap};
   }
 };
+
+constexpr float kHeadEps = 1e-3f;
+
+// Stored weights of a head norm, about `sign` times 1/4.
+std::vector<float> HeadWeight(const Layer& layer, float sign) {
+  std::vector<float> weight;
+  for (int64_t d = 0; d < layer.head_size; ++d) {
+    weight.push_back(sign * (0.25f + 0.5f * static_cast<float>(d % 3)));
+  }
+  return weight;
+}
 
 // Sequences with a paged cache on a device, fed chunk by chunk.
 class Model {
@@ -53,6 +65,11 @@ class Model {
     for (int64_t i = 0; i < layer.rotary / 2; ++i) {
       frequency_.push_back(std::pow(100.0f, -2.0f * static_cast<float>(i) / layer.rotary));
     }
+    if (!layer.head_norm) return;
+    norm_ = {.query = device_.Put(layer.activation, {layer.head_size}, HeadWeight(layer, 1.0f)),
+             .key = device_.Put(layer.activation, {layer.head_size}, HeadWeight(layer, -1.0f)),
+             .eps = kHeadEps,
+             .plus_one = true};
   }
 
   struct Part {
@@ -117,7 +134,7 @@ class Model {
                         .rotary_size = layer_.rotary};
     const AttentionSpec spec = layer_.spec();
     const int64_t q_width = layer_.heads * layer_.head_size;
-    device_.ops().RopeAndStoreKv(device_.context(), qkv, kv_, step, rope, spec);
+    device_.ops().RopeAndStoreKv(device_.context(), qkv, kv_, step, norm_, rope, spec);
     const TensorView out = device_.Output(layer_.activation, {step.num_tokens, q_width});
     device_.ops().PagedAttention(device_.context(), out, qkv.Columns(0, q_width), kv_, step, spec);
     const std::vector<float> got = device_.Get(out);
@@ -135,16 +152,32 @@ class Model {
   const std::vector<std::vector<float>> qkv_;
   KvLayer kv_;
   std::vector<float> frequency_;
+  HeadNormSpec norm_;
   std::vector<std::vector<int32_t>> tables_;
   std::vector<int64_t> done_;
   std::vector<std::vector<float>> outputs_;
   int32_t next_block_ = 0;
 };
 
-// Rotated and rounded head, as rope must leave it.
+// Normed head, rounded; `sign` tells queries (1) from keys (-1).
+std::vector<float> Normed(const Layer& layer, const float* head, float sign) {
+  std::vector<float> normed(head, head + layer.head_size);
+  if (!layer.head_norm) return normed;
+  double squares = 0;
+  for (float x : normed) squares += static_cast<double>(x) * x;
+  const double rms = std::sqrt(squares / static_cast<double>(layer.head_size) + kHeadEps);
+  const std::vector<float> weight = HeadWeight(layer, sign);
+  for (int64_t d = 0; d < layer.head_size; ++d) {
+    normed[d] = Rounded(layer.activation, static_cast<float>(normed[d] / rms * (1.0 + weight[d])));
+  }
+  return normed;
+}
+
+// Normed, rotated and rounded head, as rope must leave it.
 std::vector<double> Turned(const Layer& layer, const std::vector<float>& frequency,
-                           const float* head, int64_t position) {
-  std::vector<double> turned(head, head + layer.head_size);
+                           const float* stored, int64_t position, float sign) {
+  const std::vector<float> head = Normed(layer, stored, sign);
+  std::vector<double> turned(head.begin(), head.end());
   const int64_t half = layer.rotary / 2;
   for (int64_t i = 0; i < half; ++i) {
     const double angle = static_cast<double>(position) * frequency[i];
@@ -160,13 +193,14 @@ std::vector<double> Expected(const Layer& layer, const std::vector<float>& frequ
                              const std::vector<float>& qkv, int64_t position, int64_t head) {
   const int64_t size = layer.head_size;
   const int64_t kv_head = head / (layer.heads / layer.kv_heads);
-  const auto q = Turned(layer, frequency, &qkv[position * layer.width() + head * size], position);
+  const auto q =
+      Turned(layer, frequency, &qkv[position * layer.width() + head * size], position, 1.0f);
   std::vector<double> weights;
   double total = 0;
   const int64_t first = layer.window == 0 ? 0 : std::max<int64_t>(0, position + 1 - layer.window);
   for (int64_t t = first; t <= position; ++t) {
     const float* k = &qkv[t * layer.width() + (layer.heads + kv_head) * size];
-    const auto key = Turned(layer, frequency, k, t);
+    const auto key = Turned(layer, frequency, k, t, -1.0f);
     double score = 0;
     for (int64_t d = 0; d < size; ++d) {
       score += q[d] * Rounded(layer.cache, static_cast<float>(key[d]));
@@ -204,6 +238,14 @@ const Layer kLayers[] = {
     {.activation = kBf16, .heads = 5, .kv_heads = 5, .head_size = 10, .block_size = 8, .rotary = 0},
     {.heads = 4, .kv_heads = 2, .head_size = 16, .rotary = 16, .window = 11},
     {.heads = 4, .kv_heads = 1, .head_size = 256, .rotary = 64, .window = 40, .softcap = 0.7f},
+    {.heads = 4, .kv_heads = 2, .head_size = 18, .rotary = 12, .head_norm = true},
+    {.activation = kBf16,
+     .cache = kBf16,
+     .heads = 2,
+     .kv_heads = 1,
+     .head_size = 32,
+     .rotary = 32,
+     .head_norm = true},
 };
 
 TEST_P(AttentionTest, MatchesDoublePrecision) {
@@ -336,7 +378,7 @@ TEST_P(AttentionTest, RopeTurnsOnlyItsPartAndScalesByTheFactor) {
   step.kv_length = device.PutInts({1}, {6});
   step.block_table = device.PutInts({1, 1}, {0});
   const TensorView view = device.Put(kF32, {1, layer.width()}, qkv);
-  device.ops().RopeAndStoreKv(device.context(), view, kv, step,
+  device.ops().RopeAndStoreKv(device.context(), view, kv, step, {},
                               {.inv_frequency = device.Put(kF32, {3}, frequency),
                                .rotary_size = 6,
                                .attention_factor = 1.5f},

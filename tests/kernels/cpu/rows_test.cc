@@ -25,22 +25,71 @@ TEST_P(RowsTest, RmsNorm) {
   Numbers numbers(41);
   for (DType dtype : kTypes) {
     for (int64_t n : kWidths) {
-      const auto x = Rounded(dtype, numbers.Normal(3 * n, 4.0f));
-      const auto weight = Rounded(dtype, numbers.Normal(n));
-      const auto run = [&](const Backend& backend) {
-        Device device(backend);
-        const TensorView out = device.Output(dtype, {3, n});
-        device.ops().RmsNorm(device.context(), out, device.Put(dtype, {3, n}, x),
-                             device.Put(dtype, {n}, weight), kEps);
-        return device.Get(out);
-      };
-      const auto got = run(GetParam());
-      ExpectSameBits(got, run(Plain()), "plain");
-      for (int64_t i = 0; i < 3 * n; ++i) {
-        const double want = x[i] / RootMeanSquare(&x[i / n * n], n) * weight[i % n];
-        ASSERT_NEAR(got[i], want, Tolerance(dtype, want, 1e-6 + std::fabs(want) * 1e-6)) << i;
+      for (bool plus_one : {false, true}) {
+        const auto x = Rounded(dtype, numbers.Normal(3 * n, 4.0f));
+        const auto weight = Rounded(dtype, numbers.Normal(n));
+        const auto run = [&](const Backend& backend) {
+          Device device(backend);
+          const TensorView out = device.Output(dtype, {3, n});
+          device.ops().RmsNorm(
+              device.context(), out, device.Put(dtype, {3, n}, x),
+              {.weight = device.Put(dtype, {n}, weight), .eps = kEps, .plus_one = plus_one});
+          return device.Get(out);
+        };
+        const auto got = run(GetParam());
+        ExpectSameBits(got, run(Plain()), "plain");
+        for (int64_t i = 0; i < 3 * n; ++i) {
+          const double factor = weight[i % n] + (plus_one ? 1.0 : 0.0);
+          const double want = x[i] / RootMeanSquare(&x[i / n * n], n) * factor;
+          ASSERT_NEAR(got[i], want, Tolerance(dtype, want, 1e-6 + std::fabs(want) * 1e-6)) << i;
+        }
       }
     }
+  }
+}
+
+// One call of AddResidualNorm on two rows and what must come of it, from `numbers`.
+void CheckAddResidualNorm(const Backend& backend, DType dtype, int64_t n, bool with_bias,
+                          bool norm_sum, Numbers& numbers) {
+  const auto before = Rounded(dtype, numbers.Normal(2 * n));
+  auto sum = numbers.Normal(2 * n);
+  const auto bias = Rounded(dtype, numbers.Normal(n));
+  const auto weight = Rounded(dtype, numbers.Normal(n));
+  const auto sum_weight = Rounded(dtype, numbers.Normal(n));
+  const auto run = [&](const Backend& on, std::vector<float>& stream) {
+    Device device(on);
+    const TensorView out = device.Output(dtype, {2, n});
+    const TensorView residual = device.Put(dtype, {2, n}, before);
+    device.ops().AddResidualNorm(
+        device.context(), out, residual, device.Put(kF32, {2, n}, sum),
+        with_bias ? device.Put(dtype, {n}, bias) : TensorView(),
+        {.weight = device.Put(dtype, {n}, weight),
+         .eps = kEps,
+         .plus_one = norm_sum,
+         .sum_weight = norm_sum ? device.Put(dtype, {n}, sum_weight) : TensorView()});
+    stream = device.Get(residual, false);
+    return device.Get(out);
+  };
+  std::vector<float> stream;
+  std::vector<float> plain_stream;
+  const auto got = run(backend, stream);
+  ExpectSameBits(got, run(Plain(), plain_stream), "plain");
+  ExpectSameBits(stream, plain_stream, "plain, residual");
+  const double offset = norm_sum ? 1.0 : 0.0;
+  for (int64_t i = 0; with_bias && i < 2 * n; ++i) sum[i] += bias[i % n];
+  for (int64_t i = 0; i < 2 * n; ++i) {
+    if (norm_sum) {
+      const double normed =
+          sum[i] / RootMeanSquare(&sum[i / n * n], n) * (sum_weight[i % n] + offset);
+      const double want = before[i] + normed;
+      ASSERT_NEAR(stream[i], want, Tolerance(dtype, want, 2e-6 + std::fabs(normed) * 1e-6)) << i;
+    } else {
+      ASSERT_EQ(stream[i], Rounded(dtype, before[i] + sum[i])) << i;
+    }
+    // The norm is of the residual as stored.
+    const double want =
+        stream[i] / RootMeanSquare(&stream[i / n * n], n) * (weight[i % n] + offset);
+    ASSERT_NEAR(got[i], want, Tolerance(dtype, want, 1e-6 + std::fabs(want) * 1e-6)) << i;
   }
 }
 
@@ -49,26 +98,30 @@ TEST_P(RowsTest, AddResidualNorm) {
   for (DType dtype : kTypes) {
     for (int64_t n : kWidths) {
       for (bool with_bias : {false, true}) {
-        const auto before = Rounded(dtype, numbers.Normal(2 * n));
-        const auto sum = numbers.Normal(2 * n);
-        const auto bias = Rounded(dtype, numbers.Normal(n));
-        const auto weight = Rounded(dtype, numbers.Normal(n));
-        Device device(GetParam());
-        const TensorView out = device.Output(dtype, {2, n});
-        const TensorView residual = device.Put(dtype, {2, n}, before);
-        device.ops().AddResidualNorm(device.context(), out, residual, device.Put(kF32, {2, n}, sum),
-                                     with_bias ? device.Put(dtype, {n}, bias) : TensorView(),
-                                     device.Put(dtype, {n}, weight), kEps);
-        const auto got = device.Get(out);
-        const auto stream = device.Get(residual, false);
-        for (int64_t i = 0; i < 2 * n; ++i) {
-          const float addend = with_bias ? sum[i] + bias[i % n] : sum[i];
-          ASSERT_EQ(stream[i], Rounded(dtype, before[i] + addend)) << i;
-          // The norm is of the residual as stored.
-          const double want = stream[i] / RootMeanSquare(&stream[i / n * n], n) * weight[i % n];
-          ASSERT_NEAR(got[i], want, Tolerance(dtype, want, 1e-6 + std::fabs(want) * 1e-6)) << i;
+        for (bool norm_sum : {false, true}) {
+          CheckAddResidualNorm(GetParam(), dtype, n, with_bias, norm_sum, numbers);
         }
       }
+    }
+  }
+}
+
+TEST_P(RowsTest, SoftCap) {
+  Numbers numbers(46);
+  for (int64_t n : kWidths) {
+    auto x = numbers.Normal(3 * n, 40.0f);
+    x[0] = 1e-20f;
+    const auto run = [&](const Backend& backend) {
+      Device device(backend);
+      const TensorView view = device.Put(kF32, {3, n}, x);
+      device.ops().SoftCap(device.context(), view, 30.0f);
+      return device.Get(view, false);
+    };
+    const auto got = run(GetParam());
+    ExpectSameBits(got, run(Plain()), "plain");
+    for (int64_t i = 0; i < 3 * n; ++i) {
+      const double want = 30.0 * std::tanh(static_cast<double>(x[i]) / 30.0);
+      ASSERT_NEAR(got[i], want, std::fabs(want) * 2e-6) << x[i];
     }
   }
 }
@@ -126,12 +179,12 @@ TEST_P(RowsTest, EmbeddingIsZeroOutsideTheShard) {
     const TensorView out = device.Output(kF32, {5, 20});
     // Rows 10 .. 15 of the vocabulary.
     device.ops().Embedding(device.context(), out, device.PutInts({5}, {12, 9, 15, 16, 10}),
-                           device.Put(dtype, {6, 20}, table), 10);
+                           device.Put(dtype, {6, 20}, table), 10, 2.5f);
     const auto got = device.Get(out);
     const int row[] = {2, -1, 5, -1, 0};
     for (int64_t i = 0; i < 100; ++i) {
       const int from = row[i / 20];
-      EXPECT_EQ(got[i], from < 0 ? 0.0f : table[from * 20 + i % 20]) << i;
+      EXPECT_EQ(got[i], from < 0 ? 0.0f : table[from * 20 + i % 20] * 2.5f) << i;
     }
   }
 }

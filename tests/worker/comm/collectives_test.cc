@@ -119,8 +119,8 @@ absl::Status CheckResidualNorm(Communicator& comm, size_t n) {
     return TensorView(v.data(), DType::kFloat32, {rows, columns});
   };
   TESSERA_RETURN_IF_ERROR(comm.AllReduceResidualNorm(kContext, matrix(out), matrix(residual),
-                                                     matrix(partial), Floats(bias), Floats(weight),
-                                                     0.25f));
+                                                     matrix(partial), Floats(bias),
+                                                     {.weight = Floats(weight), .eps = 0.25f}));
   for (size_t i = 0; i < out.size(); ++i) {
     const float expected = 2.0f + (Tree(i, 0, comm.size()) + 0.5f);
     TESSERA_RETURN_IF_ERROR(Expect(residual[i] == expected, "residual", n, comm.rank()));

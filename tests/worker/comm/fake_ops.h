@@ -18,11 +18,12 @@ class FakeOps : public Ops {
   // residual += sum + bias; out = residual * weight * eps, so that every argument shows in the
   // result.
   void AddResidualNorm(const ExecContext&, TensorView out, TensorView residual, TensorView sum,
-                       TensorView bias, TensorView weight, float eps) override {
+                       TensorView bias, const NormSpec& norm) override {
     const int64_t columns = sum.dims[1];
     for (int64_t i = 0; i < sum.size(); ++i) {
       residual.as<float>()[i] += sum.as<float>()[i] + bias.as<float>()[i % columns];
-      out.as<float>()[i] = residual.as<float>()[i] * weight.as<float>()[i % columns] * eps;
+      out.as<float>()[i] =
+          residual.as<float>()[i] * norm.weight.as<float>()[i % columns] * norm.eps;
     }
   }
 
@@ -33,10 +34,10 @@ class FakeOps : public Ops {
   size_t WorkspaceBytes(int64_t, int64_t, int64_t) override { return 0; }
   absl::StatusOr<std::unique_ptr<Weight>> NewWeight(const WeightShape&) override { Unused(); }
   void PackRows(Weight&, int64_t, TensorView) override { Unused(); }
-  void Embedding(const ExecContext&, TensorView, TensorView, TensorView, int64_t) override {
+  void Embedding(const ExecContext&, TensorView, TensorView, TensorView, int64_t, float) override {
     Unused();
   }
-  void RmsNorm(const ExecContext&, TensorView, TensorView, TensorView, float) override { Unused(); }
+  void RmsNorm(const ExecContext&, TensorView, TensorView, const NormSpec&) override { Unused(); }
   void MatMul(const ExecContext&, TensorView, TensorView, const Weight&, TensorView) override {
     Unused();
   }
@@ -44,7 +45,7 @@ class FakeOps : public Ops {
     Unused();
   }
   void RopeAndStoreKv(const ExecContext&, TensorView, const KvLayer&, const StepView&,
-                      const RopeSpec&, const AttentionSpec&) override {
+                      const HeadNormSpec&, const RopeSpec&, const AttentionSpec&) override {
     Unused();
   }
   void PagedAttention(const ExecContext&, TensorView, TensorView, const KvLayer&, const StepView&,
@@ -54,6 +55,7 @@ class FakeOps : public Ops {
   void GatedActivation(const ExecContext&, TensorView, TensorView, Activation) override {
     Unused();
   }
+  void SoftCap(const ExecContext&, TensorView, float) override { Unused(); }
   void GatherRows(const ExecContext&, TensorView, TensorView, TensorView) override { Unused(); }
   size_t KvLayerBytes(DType, int64_t, int64_t, int64_t, int64_t) override { return 0; }
   void CopyBlocks(const ExecContext&, const KvLayer&, const std::vector<int32_t>&,

@@ -21,7 +21,7 @@ class CountingCommunicator final : public Communicator {
   }
   absl::Status AllReduce(const ExecContext&, TensorView) override { return Unexpected(); }
   absl::Status AllReduceResidualNorm(const ExecContext&, TensorView, TensorView, TensorView,
-                                     TensorView, TensorView, float) override {
+                                     TensorView, const NormSpec&) override {
     return Unexpected();
   }
   absl::Status AllGather(const ExecContext&, TensorView, TensorView) override {

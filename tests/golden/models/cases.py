@@ -1,0 +1,194 @@
+"""The cases of generate.py: which small models there are and what each of them covers.
+
+A feature named here must have a row in tests/worker/feature_mutations.cc. Sizes are odd on purpose;
+heads and intermediate sizes are what every listed tp divides. Prompts are long enough to cross
+windows and rope switches several times over.
+"""
+
+import dataclasses
+
+import torch
+
+
+@dataclasses.dataclass
+class Case:
+    name: str
+    features: list
+    tp: list
+    config: dict
+    prompt_lengths: list
+    model_type: str = "llama"
+    dtype: torch.dtype = torch.bfloat16  # as stored
+    shard_bytes: str = "1GB"
+    greedy: int = 48
+    context_max: int = 1024  # of the deployment; the reference knows of none
+    fp32_tolerance: float = 2e-4
+    # What makes random weights a model that attends sharply: factors on query and key projections,
+    # standard deviation of the embedding, factor on the head, means of stored norm weights by the
+    # end of their name.
+    qk_gain: float = 1.8
+    embedding: float = 0.6
+    head: float = 1.6
+    norm_means: dict = dataclasses.field(default_factory=dict)
+    # "sdpa": two ways of the reference to attend; "double" where only one of them is right.
+    spread: str = "sdpa"
+
+    @property
+    def text(self):
+        """The part of the config that speaks of text."""
+        return self.config.get("text_config", self.config)
+
+
+def config(**values):
+    base = dict(num_hidden_layers=2, max_position_embeddings=512, rms_norm_eps=1e-5, bos_token_id=1,
+                eos_token_id=2, pad_token_id=0, tie_word_embeddings=False)
+    return {**base, **values}
+
+
+def llama(name, features, tp, config_values, prompt_lengths, **values):
+    return Case(name, features, tp, {k: v for k, v in config(**config_values).items()
+                                     if k != "pad_token_id"},
+                prompt_lengths, greedy=64, fp32_tolerance=1e-4, **values)
+
+
+LLAMA = [
+    llama("gqa", ["gqa", "head_dim", "float32"], [1, 2, 4, 8],
+          dict(hidden_size=56, intermediate_size=72, num_attention_heads=8, num_key_value_heads=2,
+               head_dim=10, vocab_size=157), [1, 17, 31], dtype=torch.float32),
+    llama("rope_llama3", ["rope_llama3", "gqa", "head_dim", "bfloat16"], [1, 2, 4],
+          dict(hidden_size=48, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2,
+               head_dim=16, vocab_size=131,
+               rope_scaling={"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                             "high_freq_factor": 4.0, "original_max_position_embeddings": 64}),
+          [9, 220]),
+    llama("tied_head", ["tied_head", "gqa", "head_dim", "float16"], [1, 2],
+          dict(hidden_size=40, intermediate_size=84, num_attention_heads=6, num_key_value_heads=2,
+               head_dim=12, vocab_size=211, tie_word_embeddings=True),
+          [3, 40], dtype=torch.float16, embedding=0.35),
+    llama("biases", ["attention_bias", "mlp_bias", "gqa", "head_dim", "sharded", "float32"], [1, 2, 4],
+          dict(hidden_size=44, intermediate_size=60, num_attention_heads=4, num_key_value_heads=1,
+               head_dim=14, vocab_size=149, attention_bias=True, mlp_bias=True), [2, 37],
+          dtype=torch.float32, shard_bytes="80KB"),
+    llama("mha", ["mha", "float32"], [1, 2, 4],
+          dict(hidden_size=48, intermediate_size=68, num_attention_heads=4, num_key_value_heads=4,
+               vocab_size=163, rope_theta=500000.0), [5, 33], dtype=torch.float32),
+    llama("rope_linear", ["rope_linear", "gqa", "head_dim", "bfloat16"], [1, 2, 4],
+          dict(hidden_size=52, intermediate_size=76, num_attention_heads=4, num_key_value_heads=2,
+               head_dim=18, vocab_size=139, rope_scaling={"rope_type": "linear", "factor": 4.0}),
+          [6, 120]),
+]
+
+MISTRAL = [
+    # 7B v0.1
+    Case("mistral_window", ["window", "gqa", "bfloat16"], [1, 2, 4],
+         config(hidden_size=48, intermediate_size=68, num_attention_heads=4, num_key_value_heads=2,
+                vocab_size=137, sliding_window=13), [5, 71], "mistral"),
+    # Nemo, Small 3, Large 2, 7B v0.3
+    Case("mistral_nemo", ["gqa", "head_dim", "bfloat16"], [1, 2, 4],
+         config(hidden_size=44, intermediate_size=60, num_attention_heads=4, num_key_value_heads=2,
+                head_dim=14, vocab_size=151, rope_theta=1000000.0, sliding_window=None), [4, 45],
+         "mistral"),
+    Case("ministral", ["window", "mixed_windows", "head_dim", "mha", "bfloat16"], [1, 2, 4],
+         config(num_hidden_layers=3, hidden_size=36, intermediate_size=52, num_attention_heads=4,
+                num_key_value_heads=4, head_dim=10, vocab_size=127, sliding_window=11,
+                layer_types=["full_attention", "sliding_attention", "full_attention"]), [3, 58],
+         "ministral", head=1.1),
+]
+
+QWEN = [
+    # 2 and 2.5, 7B and larger, with the scaling that their cards recommend
+    Case("qwen2_yarn", ["qkv_bias", "rope_yarn", "gqa", "bfloat16"], [1, 2, 4],
+         config(hidden_size=48, intermediate_size=76, num_attention_heads=4, num_key_value_heads=2,
+                vocab_size=131, rope_theta=1000000.0,
+                rope_scaling={"rope_type": "yarn", "factor": 4.0,
+                              "original_max_position_embeddings": 64}), [7, 150], "qwen2",
+         qk_gain=1.55, head=1.3),
+    # the small ones; and windows on the upper layers
+    Case("qwen2_tied", ["qkv_bias", "tied_head", "window", "mixed_windows", "gqa", "bfloat16"],
+         [1, 2], config(num_hidden_layers=3, hidden_size=40, intermediate_size=56,
+                        num_attention_heads=4, num_key_value_heads=1, vocab_size=167,
+                        tie_word_embeddings=True, use_sliding_window=True, sliding_window=17,
+                        max_window_layers=1), [6, 64], "qwen2", embedding=0.2, qk_gain=1.7),
+    Case("qwen3", ["qk_norm", "head_dim", "tied_head", "gqa", "bfloat16"], [1, 2, 4],
+         config(hidden_size=44, intermediate_size=68, num_attention_heads=4, num_key_value_heads=2,
+                head_dim=16, vocab_size=149, rope_theta=1000000.0, tie_word_embeddings=True),
+         [2, 52], "qwen3", embedding=0.21, norm_means={"q_norm.weight": 1.8, "k_norm.weight": 1.8}),
+    Case("qwen3_bias", ["qk_norm", "attention_bias", "rope_yarn", "head_dim", "gqa", "bfloat16"],
+         [1, 2], config(hidden_size=36, intermediate_size=44, num_attention_heads=4,
+                        num_key_value_heads=2, head_dim=14, vocab_size=113, attention_bias=True,
+                        rope_scaling={"rope_type": "yarn", "factor": 2.0, "beta_fast": 8.0,
+                                      "beta_slow": 0.5, "truncate": False, "attention_factor": 1.3,
+                                      "original_max_position_embeddings": 48}), [3, 90], "qwen3", head=1.2,
+         norm_means={"q_norm.weight": 1.45, "k_norm.weight": 1.45}),
+]
+
+GEMMA = [
+    Case("gemma", ["norm_plus_one", "embedding_scale", "gelu_tanh", "head_dim", "tied_head", "gqa",
+                   "bfloat16"], [1, 2, 4],
+         config(hidden_size=40, intermediate_size=60, num_attention_heads=4, num_key_value_heads=1,
+                head_dim=14, vocab_size=139, tie_word_embeddings=True,
+                hidden_act="gelu_pytorch_tanh", hidden_activation="gelu_pytorch_tanh"), [3, 47],
+         "gemma", embedding=0.12, norm_means={"model.norm.weight": 1.0}),
+    Case("gemma2", ["attention_softcap", "final_softcap", "window", "mixed_windows", "query_scale",
+                    "out_norms", "norm_plus_one", "embedding_scale", "gelu_tanh", "head_dim",
+                    "tied_head", "gqa", "bfloat16"], [1, 2, 4],
+         config(num_hidden_layers=4, hidden_size=40, intermediate_size=52, num_attention_heads=4,
+                num_key_value_heads=2, head_dim=12, vocab_size=131, tie_word_embeddings=True,
+                sliding_window=15, query_pre_attn_scalar=17, attn_logit_softcapping=12.0,
+                final_logit_softcapping=7.0), [4, 66], "gemma2", embedding=0.15, qk_gain=2.1,
+         norm_means={"post_attention_layernorm.weight": 1.5, "model.norm.weight": 0.3,
+                     "post_feedforward_layernorm.weight": 1.5}, spread="double"),
+    Case("gemma3", ["two_ropes", "rope_linear", "qk_norm", "window", "mixed_windows", "query_scale",
+                    "out_norms", "norm_plus_one", "embedding_scale", "gelu_tanh", "head_dim",
+                    "tied_head", "gqa", "bfloat16"], [1, 2, 4],
+         config(num_hidden_layers=4, hidden_size=36, intermediate_size=44, num_attention_heads=4,
+                num_key_value_heads=2, head_dim=12, vocab_size=127, tie_word_embeddings=True,
+                sliding_window=9, sliding_window_pattern=3, query_pre_attn_scalar=17, rope_theta=1000000.0,
+                rope_local_base_freq=10000.0, rope_scaling={"rope_type": "linear", "factor": 8.0}),
+         [5, 62], "gemma3_text", embedding=0.15,
+         norm_means={"q_norm.weight": 0.9, "k_norm.weight": 0.9, "model.norm.weight": 0.1,
+                     "post_attention_layernorm.weight": 1.0,
+                     "post_feedforward_layernorm.weight": 1.0}),
+]
+
+# The same with an image part, as the larger ones are published; text alone is computed.
+GEMMA.append(Case(
+    "gemma3_images", GEMMA[-1].features, GEMMA[-1].tp,
+    dict(text_config={**GEMMA[-1].config, "vocab_size": 119, "num_hidden_layers": 3},
+         vision_config=dict(hidden_size=16, intermediate_size=20, num_hidden_layers=1,
+                            num_attention_heads=2, image_size=8, patch_size=4),
+         mm_tokens_per_image=4, image_token_index=118, boi_token_index=117, eoi_token_index=116,
+         eos_token_id=2), [4, 55], "gemma3", embedding=0.15,
+    norm_means={"q_norm.weight": 0.9, "k_norm.weight": 0.9, "language_model.norm.weight": 0.1,
+                "post_attention_layernorm.weight": 1.0,
+                "post_feedforward_layernorm.weight": 1.0}))
+
+
+def longrope(pairs):
+    return {"type": "longrope", "short_factor": [1.0 + 0.07 * i for i in range(pairs)],
+            "long_factor": [1.1 + 0.9 * i * i for i in range(pairs)]}
+
+
+PHI = [
+    # 3-mini-4k, medium; 4 has no window
+    Case("phi3_window", ["fused", "window", "mha", "bfloat16"], [1, 2, 4],
+         config(hidden_size=48, intermediate_size=60, num_attention_heads=4, num_key_value_heads=4,
+                vocab_size=141, sliding_window=19), [6, 73], "phi3", head=1.4),
+    # 3-mini-128k, 3.5-mini: served with its original context, and beyond it
+    Case("phi3_longrope_short", ["fused", "rope_longrope_short", "mha", "bfloat16"], [1, 2, 4],
+         config(hidden_size=48, intermediate_size=68, num_attention_heads=4, num_key_value_heads=4,
+                vocab_size=133, original_max_position_embeddings=96, rope_scaling=longrope(6),
+                sliding_window=4096), [5, 44], "phi3", context_max=96, qk_gain=1.5, head=1.3),
+    Case("phi3_longrope_long", ["fused", "rope_longrope_long", "gqa", "bfloat16"], [1, 2, 4],
+         config(hidden_size=48, intermediate_size=68, num_attention_heads=4, num_key_value_heads=2,
+                vocab_size=133, original_max_position_embeddings=24, rope_scaling=longrope(6)),
+         [29, 78], "phi3", qk_gain=1.25, head=1.3),
+    Case("phi4_mini", ["fused", "partial_rotary", "rope_longrope_long", "tied_head", "gqa",
+                       "bfloat16"], [1, 2, 4],
+         config(hidden_size=64, intermediate_size=52, num_attention_heads=4, num_key_value_heads=2,
+                vocab_size=173, original_max_position_embeddings=24, rope_scaling=longrope(6),
+                partial_rotary_factor=0.75, tie_word_embeddings=True, sliding_window=262144),
+         [27, 60], "phi3", embedding=0.2, qk_gain=1.3),
+]
+
+CASES = LLAMA + MISTRAL + QWEN + GEMMA + PHI
