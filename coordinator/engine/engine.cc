@@ -47,7 +47,8 @@ void Engine::Turn(absl::Duration limit) {
   for (InboxItem& item : inbox_.WaitAndDrain(limit)) Take(std::move(item));
   const absl::Time now = clock_.Now();
   for (cluster::v1::StepPlan& plan : scheduler_.Schedule(now)) executor_.Submit(std::move(plan));
-  Settle(outbox_.Publish(scheduler_.TakeUpdates(), now));
+  scheduler_.TakeUpdates(updates_);
+  Settle(outbox_.Publish(absl::MakeSpan(updates_), now));
 }
 
 absl::Duration Engine::UntilWakeup() const {

@@ -98,6 +98,7 @@ class Engine {
   Scheduler scheduler_;
   Outbox outbox_;
   StepMeter meter_;
+  std::vector<RequestUpdate> updates_;  // of this turn
 
   std::thread thread_;
   mutable absl::Mutex mutex_;

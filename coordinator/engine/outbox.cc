@@ -44,13 +44,15 @@ uint32_t Outbox::OpenRequest::output_tokens() const {
 
 void Outbox::CountBegin(const RequestUpdate& update, OpenRequest& open, TurnOutcome& outcome) {
   if (!open.waiting) return;
-  const bool scheduled = update.first_scheduled != absl::InfiniteFuture();
+  const absl::Time first_scheduled =
+      update.details.has_value() ? update.details->first_scheduled : absl::InfiniteFuture();
+  const bool scheduled = first_scheduled != absl::InfiniteFuture();
   if (!scheduled && !update.finished) return;
   open.waiting = false;
   outcome.begun += CostOf(*open.request);
   if (!scheduled) return;
   metrics_.model(open.request->model)
-      .queue_time->Observe(absl::ToDoubleSeconds(update.first_scheduled - open.request->arrival));
+      .queue_time->Observe(absl::ToDoubleSeconds(first_scheduled - open.request->arrival));
 }
 
 void Outbox::CountTokens(const RequestUpdate& update, absl::Time now, OpenRequest& open) {
@@ -94,17 +96,17 @@ void Outbox::CountEnd(const RequestUpdate& update, absl::Time now, const OpenReq
   metrics_.CountFinished(model, FinishReasonName(update.reason));
   metrics_.CountTenantFinished(open.request->tenant, FinishReasonName(update.reason));
   if (update.reason == FinishReason::kRejected) {
-    metrics_.CountRejected(model, RejectionReason(update.error));
+    metrics_.CountRejected(model, RejectionReason(update.details->error));
     return;
   }
   ModelMetrics& metrics = metrics_.model(model);
   metrics.request_latency->Observe(absl::ToDoubleSeconds(now - open.request->arrival));
   metrics.prompt_length->Observe(static_cast<double>(open.request->prompt.size()));
-  metrics.generation_length->Observe(static_cast<double>(update.output_tokens));
-  metrics.cached_prompt_tokens->Increment(static_cast<double>(update.cached_tokens));
+  metrics.generation_length->Observe(static_cast<double>(update.details->output_tokens));
+  metrics.cached_prompt_tokens->Increment(static_cast<double>(update.details->cached_tokens));
 }
 
-TurnOutcome Outbox::Publish(std::vector<RequestUpdate> updates, absl::Time now) {
+TurnOutcome Outbox::Publish(absl::Span<RequestUpdate> updates, absl::Time now) {
   TurnOutcome outcome;
   for (RequestUpdate& update : updates) {
     const auto found = open_.find(update.request);
@@ -132,13 +134,13 @@ TurnOutcome Outbox::CloseAll(const absl::Status& status, absl::Time now) {
     update.request = id;
     update.finished = true;
     update.reason = FinishReason::kError;
-    update.error = status;
-    update.prompt_tokens = static_cast<uint32_t>(open.request->prompt.size());
-    update.output_tokens = open.output_tokens();
+    update.details.Make().error = status;
+    update.details.Make().prompt_tokens = static_cast<uint32_t>(open.request->prompt.size());
+    update.details.Make().output_tokens = open.output_tokens();
   }
   std::sort(updates.begin(), updates.end(),
             [](const RequestUpdate& a, const RequestUpdate& b) { return a.request < b.request; });
-  return Publish(std::move(updates), now);
+  return Publish(absl::MakeSpan(updates), now);
 }
 
 }  // namespace tessera

@@ -13,6 +13,7 @@
 #include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "coordinator/engine/admission.h"
 #include "coordinator/engine/request_stream.h"
 #include "coordinator/sched/event.h"
@@ -31,8 +32,8 @@ class Outbox {
   explicit Outbox(Metrics& metrics) : metrics_(metrics) {}
 
   void Open(std::shared_ptr<const Request> request, std::shared_ptr<RequestStream> stream);
-  // Hands each update to its request's stream.
-  TurnOutcome Publish(std::vector<RequestUpdate> updates, absl::Time now);
+  // Moves each update to its request's stream.
+  TurnOutcome Publish(absl::Span<RequestUpdate> updates, absl::Time now);
   // Ends every open request with kError and this status.
   TurnOutcome CloseAll(const absl::Status& status, absl::Time now);
 

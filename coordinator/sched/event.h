@@ -14,6 +14,7 @@
 #include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "base/rare.h"
 #include "coordinator/sched/request.h"
 #include "tessera/cluster/v1/step.pb.h"
 
@@ -109,8 +110,30 @@ struct TokenLogprobs {
 // both in the same update; otherwise `finished` comes when every choice has ended and, where there
 // are stop strings, the text side has answered for each of them. Cancelled, deadline, rejected and
 // error finish the whole request at once, without `ended`.
+//
+// One per sequence and step in steady decode, so it is kept within a cache line; what is rarely
+// there is behind a pointer.
 struct RequestUpdate {
+  // What comes with some updates only.
+  struct Details {
+    std::vector<TokenLogprobs> logprobs;  // of `tokens`, when the request wants them
+    // Of the prompt positions from first_prompt_index on (the first ever is 1), when wanted; all of
+    // them come, each once, before or with the first token.
+    uint32_t first_prompt_index = 0;
+    std::vector<TokenLogprobs> prompt_logprobs;
+    absl::Status error;  // with kError and kRejected: what to tell the client
+    // When finished:
+    uint32_t prompt_tokens = 0;
+    uint32_t output_tokens = 0;  // of all choices, up to their ends
+    uint32_t cached_tokens = 0;  // prompt tokens that a prefix hit saved when it was first admitted
+    // When its first row was planned; with the first tokens and when finished.
+    absl::Time first_scheduled = absl::InfiniteFuture();
+  };
+
   RequestUpdate() {}  // not an aggregate: making one must not write it twice
+  // One token of a choice.
+  RequestUpdate(RequestId request_in, uint32_t choice_in, uint32_t index, int32_t token)
+      : request(request_in), choice(choice_in), first_index(index), tokens(1, token) {}
 
   RequestId request = 0;
   uint32_t choice = 0;
@@ -118,23 +141,14 @@ struct RequestUpdate {
   // Newly committed, the stop token that ends the choice included; may be empty. Inlined: one
   // token per step is the steady state and must not touch the heap.
   absl::InlinedVector<int32_t, 4> tokens;
-  std::vector<TokenLogprobs> logprobs;  // of `tokens`, when the request wants them
-  // Of the prompt positions from first_prompt_index on (the first ever is 1), when wanted; all of
-  // them come, each once, before or with the first token.
-  uint32_t first_prompt_index = 0;
-  std::vector<TokenLogprobs> prompt_logprobs;
+  Rare<Details> details;  // there when finished
   bool ended = false;
   bool finished = false;
   // When ended: of the choice, kStop or kLength. When finished: of the request; kStop if any choice
   // stopped, else kLength, or what finished it at once.
   FinishReason reason = FinishReason::kStop;
-  absl::Status error;  // with kError and kRejected: what to tell the client
-  // When finished:
-  uint32_t prompt_tokens = 0;
-  uint32_t output_tokens = 0;  // of all choices, up to their ends
-  uint32_t cached_tokens = 0;  // prompt tokens that a prefix hit saved when it was first admitted
-  absl::Time first_scheduled = absl::InfiniteFuture();  // when its first row was planned
 };
+static_assert(sizeof(RequestUpdate) <= 64);
 
 }  // namespace tessera
 

@@ -24,6 +24,7 @@ struct PlannedRow {
   int32_t num_samples = 0;      // drawn behind its last token
   int32_t num_scored = 0;       // prompt positions whose log probability comes back
   bool wants_logprobs = false;  // of what is drawn
+  bool is_plain = false;        // one token computed, one drawn, nothing else comes back
 };
 
 struct PlanInFlight {
@@ -49,6 +50,7 @@ struct GroupState {
   int64_t owed_tokens = 0;               // sum of num_owed_tokens over `running`: the load
   uint64_t last_step = 0;                // step id of the last plan
   std::deque<PlanInFlight> in_flight;    // oldest first
+  std::vector<PlannedRow> spare_rows;    // of a plan that was answered, to be filled again
   std::vector<uint64_t> finished_ids;    // sequences that the ranks may forget, not told yet
 
   // For ever.

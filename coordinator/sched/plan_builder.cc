@@ -14,15 +14,20 @@ bool IsPlannable(const Sequence& sequence) {
   return sequence.status == SequenceStatus::kRunning && !sequence.leaving;
 }
 
-// Prompt positions whose log probability a row of `tokens` tokens gives: those behind its tokens.
-int64_t NumScored(const Sequence& sequence, int64_t tokens) {
-  if (!sequence.scores_prompt) return 0;
-  const int64_t end = sequence.num_scheduled_tokens + tokens;
-  return std::max<int64_t>(
-      std::min(end, int64_t{sequence.num_prompt_tokens} - 1) - sequence.num_scheduled_tokens, 0);
-}
-
 }  // namespace
+
+PlanBuilder::PlanBuilder(Scheduler::State& state, GroupState& group, absl::Time now,
+                         cluster::v1::StepPlan& plan)
+    : state_(state),
+      options_(state.options),
+      group_(group),
+      now_(now),
+      plan_(plan),
+      columns_(plan, static_cast<int>(group.running.size()), group.blocks->num_groups()) {
+  next_.step = group.last_step + 1;
+  next_.rows = std::move(group.spare_rows);
+  next_.rows.resize(group.running.size());
+}
 
 int64_t PlanBuilder::Wanted(const Sequence& sequence) {
   if (!IsPlannable(sequence)) return 0;
@@ -37,9 +42,10 @@ bool PlanBuilder::Hold(Sequence& sequence, int64_t tokens, bool may_take) {
   const int64_t end = begin + tokens;
   if (end <= sequence.num_held_tokens && !sequence.may_share) return true;
   BlockManager& blocks = *group_.blocks;
-  const uint64_t step = group_.last_step + 1;
   const size_t copied = copies_.size();
-  const auto extend = [&] { return blocks.Extend(begin, end, step, sequence.tables, copies_); };
+  const auto extend = [&] {
+    return blocks.Extend(begin, end, next_.step, sequence.tables, copies_);
+  };
   while (!extend()) {
     // One block more than the missing positions, for a copy-on-write.
     const int64_t missing = end - sequence.num_held_tokens + blocks.block_size();
@@ -59,22 +65,6 @@ bool PlanBuilder::Hold(Sequence& sequence, int64_t tokens, bool may_take) {
   return true;
 }
 
-void PlanBuilder::AddRow(Sequence& sequence, int64_t tokens) {
-  PlannedRow& row = next_.rows.emplace_back();
-  sequence.chosen_step = group_.last_step + 1;
-  row.sequence = &sequence;
-  row.num_tokens = static_cast<int32_t>(tokens);
-  row.num_scored = static_cast<int32_t>(NumScored(sequence, tokens));
-  const int64_t end = sequence.num_scheduled_tokens + tokens;
-  const int64_t known = sequence.num_tokens() + int64_t{sequence.num_pending};
-  row.num_samples = end < known ? 0 : static_cast<int32_t>(sequence.num_slots());
-  row.wants_logprobs = sequence.wants_logprobs;
-  next_.tokens += static_cast<double>(tokens);
-  next_.attended += AttendedPairs(sequence.num_scheduled_tokens, tokens);
-  tokens_left_ -= tokens;
-  outputs_left_ -= row.num_scored + row.num_samples;
-}
-
 void PlanBuilder::TryDecode(Sequence& sequence) {
   if (tokens_left_ < 1 || outputs_left_ < 1) return;
   if (!Hold(sequence, 1, /*may_take=*/true)) return;
@@ -87,7 +77,7 @@ int64_t PlanBuilder::ChunkOf(const Sequence& sequence) const {
   if (sequence.scores_prompt) chunk = std::min(chunk, outputs_left_);
   const auto outputs = [&] {
     const bool reaches_end = sequence.num_scheduled_tokens + chunk == sequence.num_tokens();
-    return NumScored(sequence, chunk) + (reaches_end ? sequence.num_slots() : 0);
+    return sequence.NumScored(chunk) + (reaches_end ? sequence.num_slots() : 0);
   };
   if (chunk > 0 && outputs() > outputs_left_) --chunk;  // the last token in a later step
   if (chunk > 0 && outputs() > outputs_left_) return 0;
@@ -137,40 +127,42 @@ void PlanBuilder::TryProtected() {
   outputs_left_ = options_.rows_max - (outputs - outputs_left_);
 }
 
-bool PlanBuilder::ChooseRows() {
+bool PlanBuilder::AddRows() {
   TESSERA_CHECK(group_.ready) << "group " << group_.id << " cannot take a plan";
   tokens_left_ = options_.tokens_max;
   outputs_left_ = options_.rows_max;
-  next_.rows.reserve(group_.running.size());
+  std::vector<Sequence*> rest;
   const int64_t asked = static_cast<int64_t>(group_.running.size()) * group_.blocks->block_size();
-  if (group_.blocks->FreeTokens() < asked) TryProtected();
-  // A copy: who leaves on the way goes out of `running`, and is not plannable any more.
-  const std::vector<Sequence*> running = group_.running;
+  if (group_.blocks->FreeTokens() < asked) {
+    TryProtected();
+    // A copy: who leaves on the way goes out of `running`, and is not plannable any more.
+    rest = group_.running;
+  } else {
+    AddNextTokens(rest);
+  }
   std::vector<Sequence*> prefills;
-  for (size_t i = 0; i < running.size(); ++i) {
-    if (i + 8 < running.size()) __builtin_prefetch(running[i + 8], 1);
-    Sequence& sequence = *running[i];
-    const int64_t wanted = Wanted(sequence);
-    if (wanted <= 0 || &sequence == protected_) continue;
-    if (wanted > 1 || sequence.unforked) {
-      prefills.push_back(&sequence);
+  for (Sequence* sequence : rest) {
+    const int64_t wanted = Wanted(*sequence);
+    if (wanted <= 0 || sequence == protected_) continue;
+    if (wanted > 1 || sequence->unforked) {
+      prefills.push_back(sequence);
     } else {
       decodes_ = true;
-      TryDecode(sequence);
+      TryDecode(*sequence);
     }
   }
   for (Sequence* sequence : prefills) {
     if (IsPlannable(*sequence)) TryPrefill(*sequence);
   }
-  return !next_.rows.empty();
+  return columns_.rows > 0;
 }
 
 bool Scheduler::State::BuildPlan(GroupState& group, absl::Time now, cluster::v1::StepPlan& plan) {
-  PlanBuilder builder(*this, group, now);
+  PlanBuilder builder(*this, group, now, plan);
   const bool heartbeat_due =
       group.in_flight.empty() && now >= group.last_plan_time + options.heartbeat_interval;
-  if (!builder.ChooseRows() && !heartbeat_due) return false;
-  builder.Fill(plan);
+  if (!builder.AddRows() && !heartbeat_due) return false;
+  builder.Finish();
   return true;
 }
 

@@ -14,16 +14,36 @@
 
 namespace tessera {
 
+// The columns of a plan that grow with its rows: room for all, `rows` and `sources` of them filled.
+struct RowColumns {
+  RowColumns(cluster::v1::StepPlan& plan, int rows_max, int kv_groups);
+  // Cuts them to what is filled.
+  void Close(cluster::v1::StepPlan& plan) const;
+
+  const int kv_groups;
+  int rows = 0;
+  int sources = 0;  // rows that take their token from the plan before
+  uint64_t* sequence;
+  uint32_t* num_new_tokens;
+  uint32_t* start_position;
+  int* output;
+  uint32_t* num_choices;
+  int* token_source;
+  uint32_t* num_new_blocks;  // [row][KvGroup]
+  uint64_t* source_step;     // [source]
+  uint32_t* source_row;      // [source]
+};
+
 class PlanBuilder {
  public:
-  PlanBuilder(Scheduler::State& state, GroupState& group, absl::Time now)
-      : state_(state), options_(state.options), group_(group), now_(now) {}
+  PlanBuilder(Scheduler::State& state, GroupState& group, absl::Time now,
+              cluster::v1::StepPlan& plan);
 
-  // False when there is nothing to compute: nothing has changed then, except that sequences may
-  // have been made to leave.
-  bool ChooseRows();
-  // The chosen rows as the group's next plan. Without any it is the heartbeat.
-  void Fill(cluster::v1::StepPlan& plan);
+  // Chooses rows and packs them one by one. False when there is nothing to compute: nothing has
+  // changed then, except that sequences may have been made to leave.
+  bool AddRows();
+  // Completes the plan, which is in flight from now on. Without rows it is the heartbeat.
+  void Finish();
 
  private:
   void TryProtected();
@@ -34,15 +54,21 @@ class PlanBuilder {
   int64_t ChunkOf(const Sequence& sequence) const;
   // Blocks for `tokens` more tokens; takes them from others when `may_take`.
   bool Hold(Sequence& sequence, int64_t tokens, bool may_take);
+  // The sequence computes so many tokens, for which it has blocks (plan_columns.cc).
   void AddRow(Sequence& sequence, int64_t tokens);
-  void AddBlocks(Sequence& sequence, bool reset, uint32_t* num_new_blocks,
-                 cluster::v1::StepPlan& plan) const;
-  void AddReset(Sequence& sequence, int row, cluster::v1::StepPlan& plan) const;
+  // AddRow for every running sequence of which nothing but its next token is to be said. The
+  // others, in order. Such rows take nothing from anybody.
+  void AddNextTokens(std::vector<Sequence*>& others);
+  void AddTokens(Sequence& sequence, int64_t tokens);
+  void AddBlocks(Sequence& sequence, bool reset);
+  void AddReset(Sequence& sequence);
 
   Scheduler::State& state_;
   const SchedulerOptions& options_;
   GroupState& group_;
   const absl::Time now_;
+  cluster::v1::StepPlan& plan_;
+  RowColumns columns_;
   Sequence* protected_ = nullptr;
   PlanInFlight next_;
   std::vector<BlockCopy> copies_;

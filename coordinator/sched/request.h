@@ -78,7 +78,7 @@ struct Request {
 };
 
 // Exactly one per request.
-enum class FinishReason {
+enum class FinishReason : uint8_t {
   kStop,       // end token, stop token or stop string
   kLength,     // max_tokens or the end of the context
   kCancelled,  // the client went away or said so

@@ -62,11 +62,9 @@ std::vector<cluster::v1::StepPlan> Scheduler::Schedule(absl::Time now) {
   return plans;
 }
 
-std::vector<RequestUpdate> Scheduler::TakeUpdates() {
-  std::vector<RequestUpdate> taken = std::exchange(state_->updates, {});
-  // The next batch is likely as long as this one.
-  state_->updates.reserve(taken.size());
-  return taken;
+void Scheduler::TakeUpdates(std::vector<RequestUpdate>& updates) {
+  updates.clear();
+  updates.swap(state_->updates);
 }
 
 SchedulerStats Scheduler::Stats() const {

@@ -93,7 +93,9 @@ class Scheduler {
   void Apply(const Event& event, absl::Time now);
   // Plans for every group that can take one now; also ends requests whose deadline has passed.
   std::vector<cluster::v1::StepPlan> Schedule(absl::Time now);
-  std::vector<RequestUpdate> TakeUpdates();
+  // What there is to tell since the last call, in order, in place of what `updates` held; its
+  // memory is used for the next ones.
+  void TakeUpdates(std::vector<RequestUpdate>& updates);
   SchedulerStats Stats() const;
   // When Schedule wants to be called even if nothing happens (deadlines, heartbeats).
   absl::Time NextWakeup() const;

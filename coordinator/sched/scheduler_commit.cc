@@ -33,6 +33,10 @@ bool AnswersRows(const StepResult& result, const std::vector<PlannedRow>& rows) 
   bool any_scored = false;
   for (int i = 0; i < num_rows; ++i) {
     const PlannedRow& row = rows[static_cast<size_t>(i)];
+    if (row.is_plain && result.num_sampled(i) == 1) {
+      ++sampled;
+      continue;
+    }
     if (result.num_sampled(i) != static_cast<uint32_t>(row.num_samples)) return false;
     sampled += row.num_samples;
     const int64_t expected = row.num_scored + (row.wants_logprobs ? row.num_samples : 0);
@@ -72,6 +76,31 @@ class ScoreReader {
   int next_top_ = 0;
 };
 
+// What plain rows cost their tenants, added up while they come from the same one.
+class RowCharges {
+ public:
+  ~RowCharges() { Settle(); }
+
+  void Add(TenantState& tenant, int64_t held_tokens) {
+    if (&tenant != tenant_) Settle();
+    tenant_ = &tenant;
+    held_tokens_ += held_tokens;
+    ++samples_;
+  }
+
+ private:
+  void Settle() {
+    if (tenant_ == nullptr) return;
+    FairQueue::Charge(*tenant_, static_cast<double>(held_tokens_) * kHeldTokenCost +
+                                    static_cast<double>(samples_) * kSampleCost);
+    held_tokens_ = samples_ = 0;
+  }
+
+  TenantState* tenant_ = nullptr;
+  int64_t held_tokens_ = 0;
+  int64_t samples_ = 0;
+};
+
 }  // namespace
 
 void Scheduler::State::OnStepDone(const StepDone& event, absl::Time now) {
@@ -87,7 +116,7 @@ void Scheduler::State::OnStepDone(const StepDone& event, absl::Time now) {
     LoseGroup(*group);
     return;
   }
-  const PlanInFlight plan = std::move(group->in_flight.front());
+  PlanInFlight plan = std::move(group->in_flight.front());
   group->in_flight.pop_front();
   group->last_progress = now;
   // Guesses change as answers grow, and pinned blocks come free: look again at who did not fit.
@@ -105,6 +134,7 @@ void Scheduler::State::OnStepDone(const StepDone& event, absl::Time now) {
     model.recent_ends *= kRecentDecay;
   }
   CommitRows(*group, plan, result);
+  group->spare_rows = std::move(plan.rows);
 }
 
 void Scheduler::State::CommitRows(GroupState& group, const PlanInFlight& plan,
@@ -112,47 +142,72 @@ void Scheduler::State::CommitRows(GroupState& group, const PlanInFlight& plan,
   ModelStats& counted = models[group.model]->counted;
   ScoreReader scores(result);
   const int32_t* sampled = result.sampled().data();
-  const auto* rows = plan.rows.data();
-  const size_t num_rows = plan.rows.size();
-  for (size_t i = 0; i < num_rows; ++i) {
-    // Sequences lie anywhere in memory; what comes next is on its way meanwhile.
-    if (i + 16 < num_rows) {
-      __builtin_prefetch(rows[i + 16].sequence, 1);
-      __builtin_prefetch(&rows[i + 16].sequence->kept_tokens, 1);
-      __builtin_prefetch(&rows[i + 16].sequence->num_recent, 1);
-    }
-    const PlannedRow& row = rows[i];
-    Sequence& sequence = *row.sequence;
-    const bool is_over = sequence.status != SequenceStatus::kRunning;
-    counted.computed_tokens += static_cast<uint64_t>(row.num_tokens);
-    if (is_over) {
-      counted.overrun_tokens += static_cast<uint64_t>(row.num_tokens);
-    } else {
-      CommitComputed(group, sequence, row.num_tokens);
-    }
-    if (row.num_scored > 0) CommitPromptScores(row, is_over, [&] { return scores.Next(); });
-    if (row.num_samples == 1 && !row.wants_logprobs && !is_over && *sampled >= 0) {
-      --sequence.num_pending;
-      CommitToken(sequence, *sampled++);
-    } else if (row.num_samples > 0) {
-      std::vector<std::vector<TokenLogprobs>> logprobs(static_cast<size_t>(row.num_samples));
-      for (size_t s = 0; s < logprobs.size() && row.wants_logprobs; ++s) {
-        logprobs[s].push_back(scores.Next());
-      }
-      if (!is_over) {
-        --sequence.num_pending;
-        CommitSampled(group, sequence, sampled, std::move(logprobs));
-      }
-      sampled += row.num_samples;
-    }
-    ReleaseRow(sequence);
-    if (sequence.leaving && sequence.status == SequenceStatus::kRunning &&
-        sequence.rows_in_flight == 0) {
-      Requeue(sequence);
-    }
+  updates.reserve(updates.size() + plan.rows.size());
+  absl::Span<const PlannedRow> rows = plan.rows;
+  while (true) {
+    const size_t plain = CommitPlainRows(group, rows, sampled);
+    rows.remove_prefix(plain);
+    sampled += plain;
+    if (rows.empty()) break;
+    CommitRow(group, rows.front(), sampled, [&] { return scores.Next(); });
+    sampled += rows.front().num_samples;
+    rows.remove_prefix(1);
   }
+  counted.computed_tokens += static_cast<uint64_t>(plan.tokens);
   SweepRunning(group);
   over.clear();
+}
+
+size_t Scheduler::State::CommitPlainRows(const GroupState& group, absl::Span<const PlannedRow> rows,
+                                         const int32_t* sampled) {
+  if (group.has_windows) return 0;  // blocks may be given back in any row
+  RowCharges charges;
+  size_t i = 0;
+  for (; i < rows.size() && rows[i].is_plain; ++i) {
+    if (i + kPrefetchAhead < rows.size()) {
+      Prefetch(*rows[i + kPrefetchAhead].sequence, /*all=*/true);
+    }
+    Sequence& sequence = *rows[i].sequence;
+    const int32_t token = sampled[i];
+    if (!sequence.GrowsOnlyBy(token)) break;
+    charges.Add(*sequence.tenant, sequence.num_held_tokens);
+    updates.emplace_back(sequence.request_id, sequence.choice,
+                         static_cast<uint32_t>(sequence.num_output()), token);
+    // One token more is computed and one more is known: the group is owed as many as before.
+    ++sequence.num_computed_tokens;
+    sequence.Append(token);
+    --sequence.num_pending;
+    --sequence.rows_in_flight;
+  }
+  return i;
+}
+
+template <typename NextScore>
+void Scheduler::State::CommitRow(GroupState& group, const PlannedRow& row, const int32_t* sampled,
+                                 NextScore next_score) {
+  Sequence& sequence = *row.sequence;
+  const bool is_over = sequence.status != SequenceStatus::kRunning;
+  if (is_over) {
+    models[group.model]->counted.overrun_tokens += static_cast<uint64_t>(row.num_tokens);
+  } else {
+    CommitComputed(group, sequence, row.num_tokens);
+  }
+  if (row.num_scored > 0) CommitPromptScores(row, is_over, next_score);
+  if (row.num_samples > 0) {
+    std::vector<std::vector<TokenLogprobs>> logprobs(static_cast<size_t>(row.num_samples));
+    for (size_t s = 0; s < logprobs.size() && row.wants_logprobs; ++s) {
+      logprobs[s].push_back(next_score());
+    }
+    if (!is_over) {
+      --sequence.num_pending;
+      CommitSampled(group, sequence, sampled, std::move(logprobs));
+    }
+  }
+  ReleaseRow(sequence);
+  if (sequence.leaving && sequence.status == SequenceStatus::kRunning &&
+      sequence.rows_in_flight == 0) {
+    Requeue(sequence);
+  }
 }
 
 void Scheduler::State::CommitComputed(GroupState& group, Sequence& sequence, int64_t tokens) {
@@ -193,23 +248,25 @@ void Scheduler::State::NameContent(Sequence& sequence, int64_t tokens) {
   sequence.content_due = at_once ? next : std::numeric_limits<int64_t>::max();
 }
 
-template <typename Next>
-void Scheduler::State::CommitPromptScores(const PlannedRow& row, bool is_over, Next next) {
+template <typename NextScore>
+void Scheduler::State::CommitPromptScores(const PlannedRow& row, bool is_over,
+                                          NextScore next_score) {
   RequestState& request = *row.sequence->request;
   // Computed already: the row's last token is the last one behind which it has scored.
   int64_t position = row.sequence->num_computed_tokens - row.num_tokens + 1;
   RequestUpdate& update = updates.emplace_back();
   update.request = request.id;
-  update.first_prompt_index = static_cast<uint32_t>(request.num_prompt_scored);
-  update.first_scheduled = request.first_scheduled;
+  RequestUpdate::Details& details = update.details.Make();
+  details.first_prompt_index = static_cast<uint32_t>(request.num_prompt_scored);
+  details.first_scheduled = request.first_scheduled;
   for (int32_t i = 0; i < row.num_scored; ++i, ++position) {
-    TokenLogprobs scored = next();
+    TokenLogprobs scored = next_score();
     // What an earlier life has told is not told again.
     if (is_over || position < request.num_prompt_scored) continue;
-    update.prompt_logprobs.push_back(std::move(scored));
+    details.prompt_logprobs.push_back(std::move(scored));
     ++request.num_prompt_scored;
   }
-  if (update.prompt_logprobs.empty()) updates.pop_back();
+  if (details.prompt_logprobs.empty()) updates.pop_back();
 }
 
 void Scheduler::State::CommitSampled(GroupState& group, Sequence& sequence, const int32_t* tokens,
@@ -234,8 +291,7 @@ void Scheduler::State::Fork(GroupState& group, Sequence& parent, const int32_t* 
   parent.unforked = false;
   parent.may_share = true;
   for (uint32_t choice = 1; choice < choices; ++choice) {
-    auto child =
-        std::make_unique<Sequence>(request, choice, options.models[group.model].context_max);
+    SequencePtr child = NewSequence(request, choice);
     child->status = SequenceStatus::kRunning;
     child->may_share = true;
     child->num_computed_tokens = parent.num_computed_tokens;
@@ -260,12 +316,9 @@ void Scheduler::State::CommitToken(Sequence& sequence, int32_t token) {
   sequence.Append(token);
   ++sequence.group->owed_tokens;
   FairQueue::Charge(*sequence.tenant, kSampleCost);
-  RequestUpdate& update = updates.emplace_back();
-  update.request = sequence.request_id;
-  update.choice = sequence.choice;
-  update.first_index = static_cast<uint32_t>(index);
-  update.tokens.push_back(token);
-  if (index == 0) update.first_scheduled = sequence.request->first_scheduled;
+  RequestUpdate& update = updates.emplace_back(sequence.request_id, sequence.choice,
+                                               static_cast<uint32_t>(index), token);
+  if (index == 0) update.details.Make().first_scheduled = sequence.request->first_scheduled;
   const bool stops = sequence.StopsAt(token);
   if (!stops && sequence.num_tokens() < sequence.num_tokens_max) return;
   update.ended = true;
@@ -283,7 +336,7 @@ void Scheduler::State::CommitScored(Sequence& sequence, int32_t token,
   // Its update comes next, and the end of the request, if it has one, in the same or behind it.
   const size_t place = updates.size();
   CommitToken(sequence, token);
-  updates[place].logprobs = std::move(logprobs);
+  if (!logprobs.empty()) updates[place].details.Make().logprobs = std::move(logprobs);
 }
 
 }  // namespace tessera

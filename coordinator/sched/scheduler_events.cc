@@ -17,8 +17,8 @@ void Scheduler::State::OnNewRequest(const NewRequest& event, absl::Time now) {
     update.request = request->id;
     update.finished = true;
     update.reason = FinishReason::kRejected;
-    update.error = std::move(refusal);
-    update.prompt_tokens = static_cast<uint32_t>(request->prompt.size());
+    update.details.Make().error = std::move(refusal);
+    update.details.Make().prompt_tokens = static_cast<uint32_t>(request->prompt.size());
     return;
   }
   FairQueue& queue = models[request->model]->queue;
@@ -29,8 +29,7 @@ void Scheduler::State::OnNewRequest(const NewRequest& event, absl::Time now) {
   RequestState& state = *entry->second;
   state.caches = options.prefix_cache && request->cache.enabled;
   if (state.caches) state.prefix_root = RootOf(*request);
-  state.sequences.push_back(
-      std::make_unique<Sequence>(state, 0, options.models[request->model].context_max));
+  state.sequences.push_back(NewSequence(state, 0));
   Sequence& sequence = *state.sequences.front();
   sequence.unforked = request->sampling.num_choices > 1;
   if (request->deadline != absl::InfiniteFuture()) {

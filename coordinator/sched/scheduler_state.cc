@@ -29,6 +29,13 @@ RequestState* Scheduler::State::Find(RequestId request) const {
   return found == requests.end() ? nullptr : found->second.get();
 }
 
+SequencePtr Scheduler::State::NewSequence(RequestState& request, uint32_t choice) {
+  const int64_t context_max = options.models[request.request->model].context_max;
+  std::pmr::polymorphic_allocator<Sequence> allocator(&sequence_pool);
+  return SequencePtr(allocator.new_object<Sequence>(request, choice, context_max),
+                     SequenceDeleter{&sequence_pool});
+}
+
 GroupState* Scheduler::State::FindCurrent(uint32_t group, uint64_t epoch) {
   const auto found = groups.find(group);
   if (found == groups.end() || !found->second.ready || found->second.epoch != epoch) return nullptr;
@@ -174,11 +181,12 @@ void Scheduler::State::Finish(RequestState& request, FinishReason reason, absl::
   update.request = request.id;
   update.finished = true;
   update.reason = reason;
-  update.error = std::move(error);
-  update.prompt_tokens = static_cast<uint32_t>(request.num_prompt_tokens());
-  update.output_tokens = output_tokens;
-  update.cached_tokens = request.cached_tokens;
-  update.first_scheduled = request.first_scheduled;
+  RequestUpdate::Details& details = update.details.Make();
+  details.error = std::move(error);
+  details.prompt_tokens = static_cast<uint32_t>(request.num_prompt_tokens());
+  details.output_tokens = output_tokens;
+  details.cached_tokens = request.cached_tokens;
+  details.first_scheduled = request.first_scheduled;
   request.finished = true;
   auto node = requests.extract(request.id);
   TESSERA_CHECK(!node.empty()) << "request " << request.id << " ends twice";

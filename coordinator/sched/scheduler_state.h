@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <memory_resource>
 #include <set>
 #include <utility>
 #include <vector>
@@ -57,12 +58,18 @@ struct Scheduler::State {
   void OnStepDone(const StepDone& event, absl::Time now);
   void CommitRows(GroupState& group, const PlanInFlight& plan,
                   const cluster::v1::StepResult& result);
+  // The leading rows to which nothing but their next token happens; how many these are.
+  size_t CommitPlainRows(const GroupState& group, absl::Span<const PlannedRow> rows,
+                         const int32_t* sampled);
+  // Any row. `next_score` gives its scores one after the other, those of the prompt first.
+  template <typename NextScore>
+  void CommitRow(GroupState& group, const PlannedRow& row, const int32_t* sampled,
+                 NextScore next_score);
   void CommitComputed(GroupState& group, Sequence& sequence, int64_t tokens);
   // The whole blocks of the first `tokens` tokens can be found from now on.
   void NameContent(Sequence& sequence, int64_t tokens);
-  // `next` gives the row's prompt scores one after the other.
-  template <typename Next>
-  void CommitPromptScores(const PlannedRow& row, bool is_over, Next next);
+  template <typename NextScore>
+  void CommitPromptScores(const PlannedRow& row, bool is_over, NextScore next_score);
   // `tokens`: one per choice that came out of the row; `logprobs` likewise, or empty.
   void CommitSampled(GroupState& group, Sequence& sequence, const int32_t* tokens,
                      std::vector<std::vector<TokenLogprobs>> logprobs);
@@ -94,6 +101,7 @@ struct Scheduler::State {
   // A row of the sequence's request was answered or lost.
   void ReleaseRow(Sequence& sequence);
   RequestState* Find(RequestId request) const;
+  SequencePtr NewSequence(RequestState& request, uint32_t choice);
   // The group if it is ready in that epoch, else null: the news is stale.
   GroupState* FindCurrent(uint32_t group, uint64_t epoch);
   ModelState& ModelOf(const Sequence& sequence) {
@@ -149,6 +157,7 @@ struct Scheduler::State {
   uint64_t next_ticket = 1;
   uint64_t next_sequence_id = 1;  // never reused, in any epoch
   std::vector<std::unique_ptr<ModelState>> models;
+  std::pmr::unsynchronized_pool_resource sequence_pool;
   // Looked up, never walked.
   absl::flat_hash_map<RequestId, std::unique_ptr<RequestState>> requests;
   absl::flat_hash_map<const RequestState*, std::unique_ptr<RequestState>> finished_in_flight;

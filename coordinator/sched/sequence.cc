@@ -8,6 +8,9 @@
 namespace tessera {
 namespace {
 
+// Output tokens that a sequence has room for from the start; growing copies the whole prompt.
+constexpr int32_t kReservedMax = 4096;
+
 int32_t StopOf(const Request& request, size_t index) {
   const std::vector<int32_t>& stops = request.sampling.stop_token_ids;
   return index < stops.size() ? stops[index] : Sequence::kNoStop;
@@ -19,14 +22,19 @@ Sequence::Sequence(RequestState& parent, uint32_t choice_in, int64_t context_max
     : wants_logprobs(parent.request->sampling.logprobs),
       has_more_stops(parent.request->sampling.stop_token_ids.size() > 2),
       choice(static_cast<uint16_t>(choice_in)),
-      kept_tokens(parent.request->prompt),
+      num_known_tokens(static_cast<int32_t>(parent.request->prompt.size())),
+      num_tokens_max(static_cast<int32_t>(std::min(
+          int64_t{num_known_tokens} + int64_t{parent.request->sampling.max_tokens}, context_max))),
       request_id(parent.id),
       tenant(&parent.tenant),
-      num_prompt_tokens(static_cast<int32_t>(kept_tokens.size())),
-      num_tokens_max(static_cast<int32_t>(std::min(
-          int64_t{num_prompt_tokens} + int64_t{parent.request->sampling.max_tokens}, context_max))),
-      stops{StopOf(*parent.request, 0), StopOf(*parent.request, 1)},
-      request(&parent) {}
+      request(&parent),
+      num_prompt_tokens(num_known_tokens),
+      stops{StopOf(*parent.request, 0), StopOf(*parent.request, 1)} {
+  const std::vector<int32_t>& prompt = parent.request->prompt;
+  const int32_t output_max = num_tokens_max - num_prompt_tokens;
+  kept_tokens.reserve(prompt.size() + static_cast<size_t>(std::min(output_max, kReservedMax)));
+  kept_tokens.assign(prompt.begin(), prompt.end());
+}
 
 RequestState::RequestState(std::shared_ptr<const Request> request_in, uint64_t ticket_in,
                            TenantState& tenant_in)

@@ -12,6 +12,8 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <memory_resource>
+#include <utility>
 #include <vector>
 
 #include "absl/container/inlined_vector.h"
@@ -33,7 +35,7 @@ struct alignas(64) Sequence {
 
   Sequence(RequestState& parent, uint32_t choice_in, int64_t context_max);
 
-  // Read and written in every step: two cache lines, and nothing of the request.
+  // Read and written when a step is planned: one cache line, and nothing of the request.
   SequenceStatus status = SequenceStatus::kWaiting;
   bool leaving = false;        // preempted: no new rows; waits again once its rows are answered
   bool may_share = false;      // the block of the next position may be another sequence's too
@@ -41,34 +43,35 @@ struct alignas(64) Sequence {
   const bool wants_logprobs;   // of sampled tokens
   bool has_news = true;        // the ranks must be told its tables, or what was added to them
   bool recomputes = false;     // less is computed than once was
-  const bool has_more_stops;   // than `stops` holds
   uint8_t rows_in_flight = 0;  // at most one per plan in flight
-  uint8_t num_pending = 0;     // of these, rows that draw: tokens that nobody knows yet
+  const bool has_more_stops;   // than `stops` holds
+  uint8_t num_pending = 0;     // rows in flight that draw: tokens that nobody knows yet
   const uint16_t choice;
-  uint32_t last_row = 0;             // in plan `last_plan`
-  int64_t num_computed_tokens = 0;   // by rows that are answered
-  int64_t num_scheduled_tokens = 0;  // by these and those in flight
+  uint32_t last_row = 0;  // in plan `last_plan`
+  int32_t num_known_tokens;
+  const int32_t num_tokens_max;      // prompt and output; the last one is never computed
+  int64_t num_scheduled_tokens = 0;  // computed by rows that are answered or in flight
   int64_t num_held_tokens = 0;       // positions that the tables hold
   uint64_t id = 0;                   // in plans; another one on every admission
-  uint64_t chosen_step = 0;  // the last plan it was chosen for, which may be the one being made
-  uint64_t last_plan = 0;    // step id of the last plan with a row of this sequence, 0 for none
+  uint64_t chosen_step = 0;          // the last plan it was chosen for
+  uint64_t last_plan = 0;            // the last plan that the next one may build on, 0 for none
 
-  std::vector<int32_t> kept_tokens;  // see tokens()
+  // Read and written too when it is answered.
+  int64_t num_computed_tokens = 0;  // by rows that are answered
   int64_t content_due = 0;  // so many computed tokens complete a block that is named at once
   const RequestId request_id;
   TenantState* const tenant;
-  const int32_t num_prompt_tokens;
-  const int32_t num_tokens_max;        // prompt and output; the last one is never computed
-  const std::array<int32_t, 2> stops;  // the first stop tokens, kNoStop where there are fewer
-
-  // The last few tokens, on their way to kept_tokens: every sequence has those on a page of its
-  // own, and touching a thousand pages in a step costs more than everything else.
-  uint32_t num_recent = 0;
-  std::array<int32_t, 15> recent;
-
-  // Now and then.
   RequestState* const request;
   GroupState* group = nullptr;  // while running
+  const int32_t num_prompt_tokens;
+  const std::array<int32_t, 2> stops;  // the first stop tokens, kNoStop where there are fewer
+  // The last few tokens, on their way to kept_tokens: every sequence has those on a page of its
+  // own, and touching a thousand pages in a step costs more than everything else.
+  int32_t num_recent_tokens = 0;
+  std::array<int32_t, 48> recent_tokens;
+
+  // Now and then.
+  std::vector<int32_t> kept_tokens;  // see tokens()
   BlockTables tables;
   std::vector<BlockHash> hashes;    // of its leading whole blocks, as far as they were needed
   int64_t num_computed_before = 0;  // most tokens computed in any earlier life
@@ -83,16 +86,26 @@ struct alignas(64) Sequence {
 
   // Prompt and committed output.
   const std::vector<int32_t>& tokens() {
-    kept_tokens.insert(kept_tokens.end(), recent.begin(), recent.begin() + num_recent);
-    num_recent = 0;
+    kept_tokens.insert(kept_tokens.end(), recent_tokens.begin(),
+                       recent_tokens.begin() + num_recent_tokens);
+    num_recent_tokens = 0;
     return kept_tokens;
   }
   void Append(int32_t token) {
-    if (num_recent == recent.size()) tokens();
-    recent[num_recent++] = token;
+    if (num_recent_tokens == static_cast<int32_t>(recent_tokens.size())) tokens();
+    recent_tokens[static_cast<size_t>(num_recent_tokens++)] = token;
+    ++num_known_tokens;
   }
   bool StopsAt(int32_t token) const;
-  int64_t num_tokens() const { return static_cast<int64_t>(kept_tokens.size()) + num_recent; }
+  // Its row in the plan `step` draws its next token, from the one before, and nothing else
+  // is to be said of it.
+  bool TakesNextTokenOnly(uint64_t step) const;
+  // Its row of one token is answered with this one, and nothing but that happens to it.
+  bool GrowsOnlyBy(int32_t token) const;
+  // Prompt positions whose log probability its next row gives, if that has `tokens` tokens: those
+  // behind its tokens.
+  int64_t NumScored(int64_t tokens) const;
+  int64_t num_tokens() const { return num_known_tokens; }
   int64_t num_output() const { return num_tokens() - num_prompt_tokens; }
   int64_t num_owed_tokens() const { return num_tokens() - num_computed_tokens; }
   // Positions that must fit into the KV cache for the whole possible length.
@@ -100,6 +113,25 @@ struct alignas(64) Sequence {
   // Rows of a step that the sequence may need: as many as choices come out of it.
   int64_t num_slots() const;
 };
+
+// Sequences lie anywhere in memory: what a loop over them does so many later is fetched now.
+inline constexpr size_t kPrefetchAhead = 12;
+
+// On its way into the cache to be planned; or, with `all`, to be answered.
+inline void Prefetch(const Sequence& sequence, bool all) {
+  __builtin_prefetch(&sequence, 1);
+  if (!all) return;
+  __builtin_prefetch(&sequence.num_computed_tokens, 1);
+}
+
+// Sequences lie side by side in a pool: a step that walks over all of them touches few pages.
+struct SequenceDeleter {
+  std::pmr::memory_resource* pool = nullptr;
+  void operator()(Sequence* sequence) const {
+    std::pmr::polymorphic_allocator<Sequence>(pool).delete_object(sequence);
+  }
+};
+using SequencePtr = std::unique_ptr<Sequence, SequenceDeleter>;
 
 struct RequestState {
   RequestState(std::shared_ptr<const Request> request_in, uint64_t ticket_in,
@@ -110,10 +142,10 @@ struct RequestState {
   const std::shared_ptr<const Request> request;
   const uint64_t ticket;  // order of arrival; what comes back keeps its place
   bool finished = false;
-  bool caches = false;    // its blocks are looked up and named
-  BlockHash prefix_root;  // of their chain, when it caches
-  absl::InlinedVector<std::unique_ptr<Sequence>, 1> sequences;  // by choice
-  bool placed = false;            // was admitted once: cached_tokens is known
+  bool caches = false;                            // its blocks are looked up and named
+  BlockHash prefix_root;                          // of their chain, when it caches
+  absl::InlinedVector<SequencePtr, 1> sequences;  // by choice
+  bool placed = false;                            // was admitted once: cached_tokens is known
   int64_t num_prompt_scored = 1;  // leading prompt positions whose log probability was told
   uint32_t num_confirmed = 0;     // choices
   uint32_t cached_tokens = 0;
@@ -129,6 +161,26 @@ inline bool Sequence::StopsAt(int32_t token) const {
   if (!has_more_stops) return false;
   const std::vector<int32_t>& all = request->request->sampling.stop_token_ids;
   return std::find(all.begin(), all.end(), token) != all.end();
+}
+
+inline bool Sequence::TakesNextTokenOnly(uint64_t step) const {
+  const bool is_odd =
+      (status != SequenceStatus::kRunning) | leaving | unforked | may_share | has_news;
+  const int64_t position = num_scheduled_tokens;
+  return !is_odd && num_pending == 1 && last_plan + 1 == step && position == num_tokens() &&
+         position < num_held_tokens && position < num_kv_tokens_max();
+}
+
+inline bool Sequence::GrowsOnlyBy(int32_t token) const {
+  const bool is_odd = (status != SequenceStatus::kRunning) | leaving | recomputes | has_more_stops;
+  return !is_odd && num_computed_tokens + 1 < content_due && num_output() > 0 && token >= 0 &&
+         token != stops[0] && token != stops[1] && num_tokens() + 1 < num_tokens_max;
+}
+
+inline int64_t Sequence::NumScored(int64_t tokens) const {
+  if (!scores_prompt) return 0;
+  const int64_t end = std::min(num_scheduled_tokens + tokens, int64_t{num_prompt_tokens} - 1);
+  return std::max<int64_t>(end - num_scheduled_tokens, 0);
 }
 
 inline int64_t Sequence::num_slots() const {

@@ -47,7 +47,9 @@ void Engine::Turn() {
     if (observers_.plan) observers_.plan(plan);
     executor_.Submit(std::move(plan));
   }
-  observers_.updates(scheduler_.TakeUpdates());
+  std::vector<RequestUpdate> updates;
+  scheduler_.TakeUpdates(updates);
+  observers_.updates(std::move(updates));
   if (observers_.turn) observers_.turn();
   WantTurn(std::clamp(scheduler_.NextWakeup(), now + turn_time_, now + kWaitMax));
 }

@@ -53,6 +53,7 @@ void Worker::Pause(absl::Duration time) {
   // The queue knows whole nanoseconds only; a fraction more would never come.
   const absl::Time end = absl::FromUnixNanos(absl::ToUnixNanos(wire_.queue.Now() + time));
   awake_at_ = std::max(awake_at_, end);
+  silent_since_ = std::min(silent_since_, wire_.queue.Now());
   wire_.queue.At(awake_at_, [this, life = life_] {
     if (life == life_) Resume();
   });
@@ -60,6 +61,7 @@ void Worker::Pause(absl::Duration time) {
 
 void Worker::Resume() {
   if (wire_.queue.Now() < awake_at_) return;  // a longer pause has begun meanwhile
+  silent_since_ = absl::InfiniteFuture();
   std::vector<Action> missed;
   missed.swap(asleep_);
   const uint64_t life = life_;
@@ -70,12 +72,14 @@ void Worker::Resume() {
 
 void Worker::Start() {
   alive_ = true;
+  silent_since_ = absl::InfiniteFuture();
   After(options_.start_time, [this] { Dial(); });
 }
 
 void Worker::Kill(absl::Duration restart, absl::Duration notice) {
   if (!alive_) return;
   alive_ = false;
+  silent_since_ = std::min(silent_since_, wire_.queue.Now());
   ++life_;
   asleep_.clear();
   awake_at_ = absl::InfinitePast();

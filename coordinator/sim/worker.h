@@ -66,6 +66,8 @@ class Worker {
 
   bool serving() const { return assignment_ != nullptr && assignment_->steps != nullptr; }
   bool alive() const { return alive_; }
+  // Since when it says nothing: dead or paused. Infinite future while it is awake.
+  absl::Time silent_since() const { return silent_since_; }
 
  private:
   // A step under way.
@@ -129,7 +131,8 @@ class Worker {
   bool alive_ = false;
   uint64_t life_ = 0;  // processes so far
   absl::Time awake_at_ = absl::InfinitePast();
-  std::vector<Action> asleep_;  // what waits for that
+  absl::Time silent_since_ = absl::InfinitePast();  // before its first start, too
+  std::vector<Action> asleep_;                      // what waits for that
   double slowness_ = 1;
   absl::Status load_failure_;
   absl::Duration load_failure_restart_;

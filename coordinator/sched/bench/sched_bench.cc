@@ -72,7 +72,7 @@ class SteadyDecode {
   void Turn() {
     scheduler_->Apply(done_, now_);
     std::vector<StepPlan> plans = scheduler_->Schedule(now_);
-    updates_ = scheduler_->TakeUpdates();
+    scheduler_->TakeUpdates(updates_);
     TESSERA_CHECK(plans.size() == 1 && plans[0].sequence_size() == sequences_);
     in_flight_.push_back(std::move(plans[0]));
     --steps_left_;

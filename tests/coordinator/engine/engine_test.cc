@@ -123,7 +123,7 @@ TEST_F(EngineTest, ChoicesComeOnOneStream) {
     EXPECT_EQ(last().choice(choice).tokens, last().choice(choice).expected.tokens);
   }
   EXPECT_NE(last().choice(0).tokens, last().choice(1).tokens);
-  EXPECT_EQ(last().end()->output_tokens, 36u);
+  EXPECT_EQ(last().end()->details->output_tokens, 36u);
   EXPECT_THAT(last().violations(), IsEmpty());
   EXPECT_THAT(metrics_.Expose(), HasSubstr("tessera_generation_tokens_total{model_name=\"m\"} 36"));
 }
@@ -141,7 +141,7 @@ TEST_F(EngineTest, TheTextSideHasTheLastWordWhereThereAreStopStrings) {
   engine_.StopAt(request->id, 1, 2);  // found after the choice had ended by itself
   ASSERT_TRUE(last().ReadToEnd());
   EXPECT_EQ(last().end()->reason, FinishReason::kStop);
-  EXPECT_EQ(last().end()->output_tokens, 6u + 3u);
+  EXPECT_EQ(last().end()->details->output_tokens, 6u + 3u);
   EXPECT_TRUE(engine_.WaitUntilIdle(kPatience));
 }
 
@@ -238,7 +238,7 @@ TEST_F(EngineTest, StopEndsOpenRequestsAndRefusesLaterOnes) {
     client->TakeAll();
     ASSERT_TRUE(client->end().has_value());
     EXPECT_EQ(client->end()->reason, FinishReason::kError);
-    EXPECT_EQ(client->end()->error.code(), absl::StatusCode::kUnavailable);
+    EXPECT_EQ(client->end()->details->error.code(), absl::StatusCode::kUnavailable);
   }
   EXPECT_EQ(Submit(Make(5, 5)).code(), absl::StatusCode::kUnavailable);
   EXPECT_TRUE(engine_.WaitUntilIdle(absl::ZeroDuration()));
@@ -276,7 +276,7 @@ void LiveOneLife(Engine& engine, ReadingClient& client, int kind) {
     EXPECT_THAT(end.reason, AnyOf(FinishReason::kCancelled, FinishReason::kLength));
   } else {
     EXPECT_EQ(end.reason, kind == 2 ? FinishReason::kStop : FinishReason::kLength);
-    EXPECT_EQ(end.output_tokens, kind == 2 ? 4u : 20u);
+    EXPECT_EQ(end.details->output_tokens, kind == 2 ? 4u : 20u);
   }
   EXPECT_TRUE(client.stream()->Take().empty());
 }

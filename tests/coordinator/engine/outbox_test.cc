@@ -37,13 +37,13 @@ class OutboxTest : public ::testing::Test {
     update.request = id;
     update.first_index = index;
     update.tokens = {9};
-    update.first_scheduled = scheduled;
+    update.details.Make().first_scheduled = scheduled;
     return update;
   }
   TurnOutcome Publish(RequestUpdate update, absl::Time now) {
     std::vector<RequestUpdate> updates;
     updates.push_back(std::move(update));
-    return outbox_.Publish(std::move(updates), now);
+    return outbox_.Publish(absl::MakeSpan(updates), now);
   }
 
   Metrics metrics_{{"m"}};
@@ -76,8 +76,8 @@ TEST_F(OutboxTest, TimesAndTokensAreCountedOnce) {
   RequestUpdate end = Token(1, 3);
   end.finished = true;
   end.reason = FinishReason::kLength;
-  end.output_tokens = 4;
-  end.cached_tokens = 16;
+  end.details.Make().output_tokens = 4;
+  end.details.Make().cached_tokens = 16;
   EXPECT_EQ(Publish(end, kStart + absl::Seconds(6)).ended, 1);
   const std::string text = metrics_.Expose();
   for (const char* line :
@@ -106,10 +106,11 @@ TEST_F(OutboxTest, ChoicesShareAStreamAndAreCountedTogether) {
   for (uint32_t choice = 0; choice < 3; ++choice) {
     RequestUpdate& update = first.emplace_back(Token(1, 0));
     update.choice = choice;
-    update.logprobs = {TokenLogprobs{.logprob = -0.5f, .top = {{9, -0.5f}, {4, -2.0f}}}};
+    update.details.Make().logprobs = {
+        TokenLogprobs{.logprob = -0.5f, .top = {{9, -0.5f}, {4, -2.0f}}}};
     update.ended = choice == 1;
   }
-  EXPECT_EQ(outbox_.Publish(std::move(first), kStart + absl::Seconds(1)).ended, 0);
+  EXPECT_EQ(outbox_.Publish(absl::MakeSpan(first), kStart + absl::Seconds(1)).ended, 0);
   RequestUpdate second = Token(1, 1);
   second.choice = 2;
   second.ended = true;
@@ -120,14 +121,14 @@ TEST_F(OutboxTest, ChoicesShareAStreamAndAreCountedTogether) {
   RequestUpdate end;
   end.request = 1;
   end.finished = true;
-  end.output_tokens = 5;
+  end.details.Make().output_tokens = 5;
   EXPECT_EQ(Publish(end, kStart + absl::Seconds(5)).ended, 1);
   const std::vector<RequestUpdate> updates = stream->Take();
   ASSERT_EQ(updates.size(), 6u);
   EXPECT_EQ(updates[1].choice, 1u);
   EXPECT_TRUE(updates[1].ended);
-  ASSERT_EQ(updates[1].logprobs.size(), 1u);
-  EXPECT_EQ(updates[1].logprobs[0].top.size(), 2u);
+  ASSERT_EQ(updates[1].details->logprobs.size(), 1u);
+  EXPECT_EQ(updates[1].details->logprobs[0].top.size(), 2u);
   EXPECT_TRUE(updates[5].finished);
   const std::string text = metrics_.Expose();
   for (const char* line : {"tessera_prompt_tokens_total{model_name=\"m\"} 30",
@@ -153,6 +154,7 @@ TEST_F(OutboxTest, ARequestWaitsUntilItRunsOrEnds) {
   EXPECT_EQ(Publish(Token(1, 1), kStart).begun.tokens, 0);  // once
   RequestUpdate refused;
   refused.request = 2;
+  refused.details.Make();
   refused.finished = true;
   refused.reason = FinishReason::kDeadline;
   const TurnOutcome outcome = Publish(refused, kStart);
@@ -180,7 +182,7 @@ TEST_F(OutboxTest, ARefusalCountsAsRejectedAndNotAsServed) {
   end.request = 1;
   end.finished = true;
   end.reason = FinishReason::kRejected;
-  end.error = absl::InvalidArgumentError("too long");
+  end.details.Make().error = absl::InvalidArgumentError("too long");
   EXPECT_EQ(Publish(end, kStart).ended, 1);
   const std::string text = metrics_.Expose();
   EXPECT_THAT(text,
@@ -202,8 +204,8 @@ TEST_F(OutboxTest, CloseAllEndsWhatIsOpenOnce) {
   const std::vector<RequestUpdate> updates = open->Take();
   ASSERT_EQ(updates.size(), 2u);
   EXPECT_EQ(updates[1].reason, FinishReason::kError);
-  EXPECT_EQ(updates[1].error.code(), absl::StatusCode::kUnavailable);
-  EXPECT_EQ(updates[1].output_tokens, 1u);
+  EXPECT_EQ(updates[1].details->error.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(updates[1].details->output_tokens, 1u);
   EXPECT_EQ(outbox_.CloseAll(absl::UnavailableError("bye"), kStart).ended, 0);
 }
 

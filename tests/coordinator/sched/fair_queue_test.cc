@@ -6,6 +6,7 @@
 
 #include <map>
 #include <memory>
+#include <memory_resource>
 #include <string>
 #include <vector>
 
@@ -25,7 +26,9 @@ class FairQueueTest : public ::testing::Test {
     requests_.push_back(
         std::make_unique<RequestState>(request, requests_.size() + 1, queue_.Tenant(tenant)));
     RequestState& state = *requests_.back();
-    state.sequences.push_back(std::make_unique<Sequence>(state, 0, 100));
+    std::pmr::polymorphic_allocator<Sequence> allocator(&pool_);
+    state.sequences.push_back(
+        SequencePtr(allocator.new_object<Sequence>(state, 0, 100), SequenceDeleter{&pool_}));
     queue_.Push(*state.sequences[0]);
     return *state.sequences[0];
   }
@@ -45,6 +48,7 @@ class FairQueueTest : public ::testing::Test {
 
   absl::Time now_ = absl::UnixEpoch();
   FairQueue queue_{absl::Seconds(10)};
+  std::pmr::unsynchronized_pool_resource pool_;
   std::vector<std::unique_ptr<RequestState>> requests_;
 };
 

@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/coordinator/sched/details_of.h"
 #include "tests/coordinator/sched/scheduler_fixture.h"
 
 namespace tessera::testing {
@@ -118,9 +119,9 @@ TEST_F(SchedulerChoicesTest, LogprobsComeWithTheirTokens) {
   RunToEnd();
   size_t scored = 0;
   for (const RequestUpdate& update : updates_) {
-    EXPECT_EQ(update.logprobs.size(), update.tokens.size());
-    for (const TokenLogprobs& token : update.logprobs) EXPECT_EQ(token.top.size(), 2u);
-    scored += update.logprobs.size();
+    EXPECT_EQ(DetailsOf(update).logprobs.size(), update.tokens.size());
+    for (const TokenLogprobs& token : DetailsOf(update).logprobs) EXPECT_EQ(token.top.size(), 2u);
+    scored += DetailsOf(update).logprobs.size();
   }
   EXPECT_EQ(scored, 8u);
   EXPECT_EQ(ends_.at(id).output_tokens, 8u);
@@ -155,12 +156,13 @@ TEST_F(SchedulerChoicesTest, PromptLogprobsComeOnceEachAlsoAfterALoss) {
     bool has_token = false;
     for (const RequestUpdate& update : updates_) {
       if (update.request != id) continue;
-      if (!update.prompt_logprobs.empty()) {
-        EXPECT_EQ(update.first_prompt_index, next);
+      if (!DetailsOf(update).prompt_logprobs.empty()) {
+        EXPECT_EQ(DetailsOf(update).first_prompt_index, next);
         EXPECT_FALSE(has_token) << "all of them come before the first token";
       }
-      next += static_cast<uint32_t>(update.prompt_logprobs.size());
-      for (const TokenLogprobs& token : update.prompt_logprobs) got.push_back(token.logprob);
+      next += static_cast<uint32_t>(DetailsOf(update).prompt_logprobs.size());
+      for (const TokenLogprobs& token : DetailsOf(update).prompt_logprobs)
+        got.push_back(token.logprob);
       has_token = has_token || !update.tokens.empty();
     }
     EXPECT_EQ(got, expected);

@@ -23,6 +23,14 @@ using cluster::v1::StepPlan;
 
 class SchedulerTest : public ::testing::Test {
  protected:
+  // What the terminal update of a request said.
+  struct End : RequestUpdate::Details {
+    End(const Details& details, FinishReason reason_in, bool ended_in)
+        : Details(details), reason(reason_in), ended(ended_in) {}
+    FinishReason reason;
+    bool ended;
+  };
+
   SchedulerTest() {
     options_.block_size = 4;
     options_.tokens_max = 32;
@@ -108,14 +116,20 @@ class SchedulerTest : public ::testing::Test {
     }
   }
   void TakeUpdates() {
-    for (RequestUpdate& update : scheduler().TakeUpdates()) {
+    std::vector<RequestUpdate> taken;
+    scheduler().TakeUpdates(taken);
+    for (RequestUpdate& update : taken) {
       std::vector<int32_t>& tokens = tokens_of_[{update.request, update.choice}];
       EXPECT_TRUE(update.tokens.empty() || update.first_index == tokens.size());
       tokens.insert(tokens.end(), update.tokens.begin(), update.tokens.end());
       if (update.choice == 0) tokens_[update.request] = tokens;
-      updates_.push_back(update);
-      if (!update.finished) continue;
-      EXPECT_TRUE(ends_.emplace(update.request, update).second) << "request " << update.request;
+      if (update.finished) {
+        const bool is_first =
+            ends_.try_emplace(update.request, End{*update.details, update.reason, update.ended})
+                .second;
+        EXPECT_TRUE(is_first) << "request " << update.request;
+      }
+      updates_.push_back(std::move(update));
     }
   }
   Answer Expected(RequestId id, uint32_t choice = 0) {
@@ -131,7 +145,7 @@ class SchedulerTest : public ::testing::Test {
   std::map<RequestId, std::vector<int32_t>> tokens_;  // of choice 0
   std::map<std::pair<RequestId, uint32_t>, std::vector<int32_t>> tokens_of_;
   std::vector<RequestUpdate> updates_;  // all there were
-  std::map<RequestId, RequestUpdate> ends_;
+  std::map<RequestId, End> ends_;
   RequestId next_id_ = 1;
 };
 
