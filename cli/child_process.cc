@@ -20,28 +20,29 @@ namespace tessera {
 namespace {
 
 // After fork, before exec: only async-signal-safe calls.
-[[noreturn]] void BecomeChild(std::vector<char*>& arguments, pid_t parent, int keep_fd,
-                              int stdout_fd) {
+[[noreturn]] void BecomeChild(std::vector<char*>& arguments, pid_t parent,
+                              const std::vector<int>& keep_fds, int stdout_fd) {
   setpgid(0, 0);
   prctl(PR_SET_PDEATHSIG, SIGTERM);
   if (getppid() != parent) _exit(1);  // it died before we asked to be told
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
-  if (keep_fd >= 0) fcntl(keep_fd, F_SETFD, 0);
+  for (const int fd : keep_fds) fcntl(fd, F_SETFD, 0);
   if (stdout_fd >= 0) dup2(stdout_fd, STDOUT_FILENO);
   execv(arguments[0], arguments.data());
   _exit(127);
 }
 
-absl::StatusOr<pid_t> Fork(const std::vector<std::string>& argv, int keep_fd, int stdout_fd) {
+absl::StatusOr<pid_t> Fork(const std::vector<std::string>& argv, const std::vector<int>& keep_fds,
+                           int stdout_fd) {
   std::vector<char*> arguments;
   for (const std::string& argument : argv) arguments.push_back(const_cast<char*>(argument.c_str()));
   arguments.push_back(nullptr);
   const pid_t parent = getpid();
   const pid_t child = fork();
   if (child < 0) return absl::InternalError(absl::StrCat("fork: ", std::strerror(errno)));
-  if (child == 0) BecomeChild(arguments, parent, keep_fd, stdout_fd);
+  if (child == 0) BecomeChild(arguments, parent, keep_fds, stdout_fd);
   return child;
 }
 
@@ -61,14 +62,15 @@ absl::StatusOr<std::string> SiblingProgram(const std::string& name) {
   return path;
 }
 
-absl::StatusOr<pid_t> StartProcess(const std::vector<std::string>& argv, int keep_fd) {
-  return Fork(argv, keep_fd, -1);
+absl::StatusOr<pid_t> StartProcess(const std::vector<std::string>& argv,
+                                   const std::vector<int>& keep_fds) {
+  return Fork(argv, keep_fds, -1);
 }
 
 absl::StatusOr<std::string> OutputOf(const std::vector<std::string>& argv) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return absl::InternalError("pipe");
-  const absl::StatusOr<pid_t> child = Fork(argv, -1, ends[1]);
+  const absl::StatusOr<pid_t> child = Fork(argv, {}, ends[1]);
   close(ends[1]);
   std::string output;
   char buffer[4096];

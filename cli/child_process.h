@@ -16,9 +16,10 @@ namespace tessera {
 // The path of a program that lies beside this one.
 absl::StatusOr<std::string> SiblingProgram(const std::string& name);
 
-// Starts argv[0]. `keep_fd` stays open in the child; every other descriptor above 2 must be
+// Starts argv[0]. `keep_fds` stay open in the child; every other descriptor above 2 must be
 // close-on-exec.
-absl::StatusOr<pid_t> StartProcess(const std::vector<std::string>& argv, int keep_fd = -1);
+absl::StatusOr<pid_t> StartProcess(const std::vector<std::string>& argv,
+                                   const std::vector<int>& keep_fds = {});
 
 // Runs argv to its end and returns what it wrote to stdout; an error when it failed.
 absl::StatusOr<std::string> OutputOf(const std::vector<std::string>& argv);

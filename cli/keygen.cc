@@ -86,6 +86,28 @@ absl::StatusOr<bool> Replace(const std::string& path, const std::string& next, i
   return is_new;
 }
 
+// Why the file that will take the old one's place cannot be made, and what mends that.
+absl::Status CannotMake(const std::string& next, int error) {
+  const std::string parent = std::filesystem::path(next).parent_path().string();
+  const std::string directory = parent.empty() ? "." : parent;
+  switch (error) {
+    case EEXIST:
+      return absl::UnavailableError(absl::StrCat(
+          next, " exists: another keygen is at work, or one was cut off; in that case remove it"));
+    case ENOENT:
+      return absl::NotFoundError(
+          absl::StrCat("the directory ", directory,
+                       " of the key file does not exist; make it: ", "mkdir -p ", directory));
+    case EACCES:
+    case EROFS:
+      return absl::PermissionDeniedError(
+          absl::StrCat("cannot make ", next, ": ", std::strerror(error), "; the directory ",
+                       directory, " must be writable for this user"));
+    default:
+      return absl::InternalError(absl::StrCat("cannot make ", next, ": ", std::strerror(error)));
+  }
+}
+
 std::string CheckName(const std::string& name) {
   const bool valid =
       !name.empty() && name.size() <= 64 && std::all_of(name.begin(), name.end(), [](char c) {
@@ -148,11 +170,7 @@ absl::StatusOr<bool> AddToKeyFile(const std::string& path, const std::string& te
   // Also the lock against a second keygen on the same file.
   const std::string next = absl::StrCat(path, ".new");
   const int fd = open(next.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, kKeyFileMode);
-  if (fd < 0) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot make ", next, ": ", std::strerror(errno),
-                     "; where it is left over from another keygen, remove it"));
-  }
+  if (fd < 0) return CannotMake(next, errno);
   absl::StatusOr<bool> replaced = Replace(path, next, fd, tenant, entry);
   close(fd);
   if (!replaced.ok()) unlink(next.c_str());

@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -63,8 +64,9 @@ Launcher::~Launcher() {
   for (const auto& [pid, index] : workers_) waitpid(pid, nullptr, 0);
   // A coordinator that was killed could not remove it.
   if (!options_.ready_file.empty()) unlink(options_.ready_file.c_str());
-  if (status_fd_ >= 0) close(status_fd_);
-  if (signal_fd_ >= 0) close(signal_fd_);
+  for (const int fd : {status_fd_, control_fd_, signal_fd_}) {
+    if (fd >= 0) close(fd);
+  }
 }
 
 int Launcher::Run() {
@@ -88,14 +90,27 @@ int Launcher::Run() {
 absl::Status Launcher::StartCoordinator() {
   TESSERA_ASSIGN_OR_RETURN(coordinator_program_, SiblingProgram("tessera-coordinator"));
   TESSERA_ASSIGN_OR_RETURN(worker_program_, SiblingProgram("tessera-worker"));
-  int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0) return absl::InternalError("pipe");
-  status_fd_ = ends[0];
+  int status[2];
+  int control[2];
+  if (pipe2(status, O_CLOEXEC) != 0) return absl::InternalError("pipe");
+  status_fd_ = status[0];
   fcntl(status_fd_, F_SETFL, O_NONBLOCK);
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, control) != 0) {
+    close(status[1]);
+    return absl::InternalError("socketpair");
+  }
+  control_fd_ = control[0];
 
-  std::vector<std::string> argv = {
-      coordinator_program_,      "--listen",    "127.0.0.1:0",         "--tp",
-      absl::StrCat(options_.tp), "--status-fd", absl::StrCat(ends[1]), "--exit-on-load-failure"};
+  std::vector<std::string> argv = {coordinator_program_,
+                                   "--listen",
+                                   "127.0.0.1:0",
+                                   "--tp",
+                                   absl::StrCat(options_.tp),
+                                   "--status-fd",
+                                   absl::StrCat(status[1]),
+                                   "--control-fd",
+                                   absl::StrCat(control[1]),
+                                   "--exit-on-load-failure"};
   if (!options_.verbose) argv.insert(argv.end(), {"--log-level", "warn"});
   for (const std::string& model : options_.models) argv.insert(argv.end(), {"--model", model});
   if (!options_.ready_file.empty()) {
@@ -106,8 +121,9 @@ absl::Status Launcher::StartCoordinator() {
   for (const auto& [flag, value] : options_.coordinator_flags) {
     if (!value.empty()) argv.insert(argv.end(), {flag, value});
   }
-  const absl::StatusOr<pid_t> started = StartProcess(argv, ends[1]);
-  close(ends[1]);
+  const absl::StatusOr<pid_t> started = StartProcess(argv, {status[1], control[1]});
+  close(status[1]);
+  close(control[1]);
   TESSERA_RETURN_IF_ERROR(started.status());
   coordinator_ = *started;
   return absl::OkStatus();
@@ -179,9 +195,14 @@ void Launcher::OnStatusLine(const std::string& text) {
   } else if (event == "lost") {
     screen_.Note(absl::StrCat("model ", line.value("model", ""),
                               " lost its group: ", line.value("error", "")));
+  } else if (event == "joined") {
+    OnWorkerJoined(line.value("worker", ""));
   } else if (event == "left") {
     OnWorkerGivenUp(line.value("worker", ""));
+  } else if (event == "given_up") {
+    OnModelLost(line.value("model", ""), line.value("error", ""));
   } else if (event == "ready" && accepting_) {
+    lost_models_.erase(line.value("model", ""));
     screen_.Note(absl::StrCat("model ", line.value("model", ""), " is ready again"));
   }
 }
@@ -213,14 +234,15 @@ void Launcher::ReapChildren() {
     if (worker == workers_.end()) continue;
     const int index = worker->second;
     workers_.erase(worker);
+    joined_.erase(pid);
     OnWorkerExit(index, status);
   }
 }
 
 void Launcher::OnWorkerExit(int index, int wait_status) {
   if (stopping_ || coordinator_ == 0) return;
-  const std::string what =
-      absl::StrCat("worker ", WorkerName(index), " ", DescribeExit(wait_status));
+  const std::string how = DescribeExit(wait_status);
+  const std::string what = absl::StrCat("worker ", WorkerName(index), " ", how);
   if (!accepting_) {
     // Sent home by a coordinator that gives up and will say why itself.
     if (WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == 0) return;
@@ -232,20 +254,45 @@ void Launcher::OnWorkerExit(int index, int wait_status) {
   const auto now = std::chrono::steady_clock::now();
   std::erase_if(restarts, [now](auto when) { return now - when > kWorkerRestartWindow; });
   if (restarts.size() >= kWorkerRestartsMax) {
-    Fail(absl::StrCat(what, "; it was started again ", restarts.size(), " times within ",
-                      kWorkerRestartWindow.count(), " minutes"));
-    return;
+    return LeaveWorker(index, absl::StrCat(how, ", after ", restarts.size(), " restarts within ",
+                                           kWorkerRestartWindow.count(), " minutes"));
   }
   restarts.push_back(now);
   screen_.Note(absl::StrCat(what, "; starting it again"));
   const absl::Status started = StartWorker(index);
-  if (!started.ok()) Fail(std::string(started.message()));
+  if (!started.ok()) {
+    LeaveWorker(index, absl::StrCat(how, " and cannot be started again: ", started.message()));
+  }
+}
+
+void Launcher::LeaveWorker(int index, const std::string& reason) {
+  screen_.Error(
+      absl::StrCat("worker ", WorkerName(index), " ", reason, "; it is not started again"));
+  const nlohmann::json gone = {
+      {"event", "gone"}, {"worker", WorkerName(index)}, {"reason", reason}};
+  const std::string line = gone.dump() + "\n";
+  // A few lines at most ever, so they always fit; a coordinator that went away ends the loop.
+  const ssize_t sent = send(control_fd_, line.data(), line.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+  if (sent != std::ssize(line)) Fail("the coordinator cannot be told of a lost worker");
+}
+
+void Launcher::OnModelLost(const std::string& model, const std::string& reason) {
+  lost_models_.insert(model);
+  const std::string what = absl::StrCat("model ", model, " is lost: ", reason);
+  if (lost_models_.size() == options_.models.size()) return Fail(what);
+  screen_.Error(absl::StrCat(what, "; the other models go on"));
+}
+
+void Launcher::OnWorkerJoined(const std::string& name) {
+  for (const auto& [pid, index] : workers_) {
+    if (WorkerName(index) == name) joined_.insert(pid);
+  }
 }
 
 void Launcher::OnWorkerGivenUp(const std::string& name) {
   if (!accepting_ || stopping_) return;
   for (const auto& [pid, index] : workers_) {
-    if (WorkerName(index) == name) kill(pid, SIGKILL);
+    if (WorkerName(index) == name && joined_.contains(pid)) kill(pid, SIGKILL);
   }
 }
 

@@ -1,5 +1,5 @@
-// The processes behind `tessera serve`: one coordinator, tp workers per model, one pipe of status
-// lines, one loop over signals and lines. Single-threaded.
+// The processes behind `tessera serve`: one coordinator, tp workers per model, status lines from
+// the coordinator and word of lost workers to it, one loop over signals and lines. Single-threaded.
 
 #ifndef TESSERA_CLI_LAUNCHER_H_
 #define TESSERA_CLI_LAUNCHER_H_
@@ -8,6 +8,7 @@
 
 #include <chrono>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -17,8 +18,8 @@
 
 namespace tessera {
 
-// A worker that dies more often than this within the window is not started again; the launcher
-// gives up.
+// A worker that dies more often than this within the window is not started again. The coordinator
+// says which model that costs; when it was the last one, the launcher gives up.
 inline constexpr size_t kWorkerRestartsMax = 5;
 inline constexpr std::chrono::minutes kWorkerRestartWindow(10);
 
@@ -41,6 +42,11 @@ class Launcher {
   void OnSignal(int signal_number);
   void ReapChildren();
   void OnWorkerExit(int index, int wait_status);
+  // A worker is not started again: tells the coordinator, which tells what follows from that.
+  void LeaveWorker(int index, const std::string& reason);
+  // The coordinator has given a model up.
+  void OnModelLost(const std::string& model, const std::string& reason);
+  void OnWorkerJoined(const std::string& name);
   // The coordinator has given a worker up: one that hangs is ended, so that it can be started
   // again.
   void OnWorkerGivenUp(const std::string& name);
@@ -52,15 +58,20 @@ class Launcher {
   ServeScreen& screen_;
   const int worker_count_;
   int signal_fd_ = -1;
-  int status_fd_ = -1;  // our end of the pipe
+  int status_fd_ = -1;   // our ends, of a pipe
+  int control_fd_ = -1;  // and of a pair of sockets
   std::string coordinator_program_;
   std::string worker_program_;
   std::string workers_address_;
   std::string pending_;  // part of a status line
   pid_t coordinator_ = 0;
   std::map<pid_t, int> workers_;  // pid -> index
+  // Processes that the coordinator knows. Word of one that has died already comes when the next
+  // one of its name runs, and is not about that.
+  std::set<pid_t> joined_;
   // Recent restarts by worker index.
   std::vector<std::vector<std::chrono::steady_clock::time_point>> restarts_;
+  std::set<std::string> lost_models_;
   bool accepting_ = false;
   bool stopping_ = false;
   bool failed_ = false;

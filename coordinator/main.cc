@@ -29,6 +29,7 @@
 #include "coordinator/api/api_server.h"
 #include "coordinator/cluster/cluster.h"
 #include "coordinator/engine/engine.h"
+#include "coordinator/launcher_link.h"
 #include "coordinator/model_setup.h"
 #include "coordinator/options.h"
 #include "coordinator/status_board.h"
@@ -117,16 +118,39 @@ ApiOptions ToApiOptions(const CoordinatorOptions& options, Tenants& tenants, con
   return api;
 }
 
+// Hears the launcher, and ends what waits for models that are lost for good. Without a launcher
+// other workers may come at any time, and nothing is ever lost for good.
+void FollowLosses(LauncherLink& launcher, const std::vector<std::string>& models,
+                  StatusBoard& board, ApiServer& api) {
+  for (const WorkerGone& gone : launcher.Take()) board.OnWorkerGone(gone);
+  for (const LostGroups::Change& change : board.TakeLosses()) {
+    const std::string& model = models.at(change.group);  // a model has one group, of its index
+    if (change.reason.ok()) {
+      api.RegainModel(change.group);
+      continue;
+    }
+    const std::string reason(change.reason.message());
+    spdlog::error("model {}: group {} is lost for good: {}", model, change.group, reason);
+    api.LoseModel(change.group, change.reason);
+    const nlohmann::json line = {
+        {"event", "given_up"}, {"group", change.group}, {"model", model}, {"error", reason}};
+    board.WriteLine(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  }
+}
+
 // Waits for a signal to end (ok) or, when asked to, for a model that cannot be loaded (its status).
-// On the way, announces the addresses once every model can take requests, and keeps the tenants up
-// to date.
-absl::Status Serve(const CoordinatorOptions& options, int signal_fd, StatusBoard& board,
-                   const ApiServer& api, nlohmann::json addresses, TenantSetup& tenants,
-                   Engine& engine) {
+// On the way, announces the addresses once every model can take requests, and keeps the tenants and
+// the models that are lost up to date.
+absl::Status Serve(const CoordinatorOptions& options, int signal_fd,
+                   const std::vector<std::string>& models, StatusBoard& board, ApiServer& api,
+                   nlohmann::json addresses, TenantSetup& tenants, Engine& engine) {
   const int idle_ms = tenants.has_key_file() ? kReloadPollMs : -1;
+  const bool has_launcher = options.control_fd >= 0;
+  LauncherLink launcher(options.control_fd);
   bool announced = false;
   while (true) {
-    std::vector<pollfd> waits = {{signal_fd, POLLIN, 0}, {board.wake_fd(), POLLIN, 0}};
+    std::vector<pollfd> waits = {
+        {signal_fd, POLLIN, 0}, {board.wake_fd(), POLLIN, 0}, {launcher.fd(), POLLIN, 0}};
     // All groups are ready but the doors have not seen it yet: look again soon.
     const int timeout_ms = !announced && board.AllReady() ? 10 : idle_ms;
     if (poll(waits.data(), waits.size(), timeout_ms) < 0 && errno != EINTR) {
@@ -138,7 +162,10 @@ absl::Status Serve(const CoordinatorOptions& options, int signal_fd, StatusBoard
     const bool reload = signal_number == SIGHUP && tenants.has_key_file();
     if (signal_number != 0 && !reload) return absl::OkStatus();
     tenants.Reload(engine, /*forced=*/reload);
-    if (options.exit_on_load_failure && !board.LoadFailure().ok()) return board.LoadFailure();
+    // Later than at the start a load that fails costs its model alone, see FollowLosses.
+    const bool exits = options.exit_on_load_failure && !(announced && has_launcher);
+    if (exits && !board.LoadFailure().ok()) return board.LoadFailure();
+    if (has_launcher) FollowLosses(launcher, models, board, api);
     if (!announced && board.AllReady() && api.Ready()) {
       announced = true;
       if (!options.ready_file.empty()) {
@@ -201,10 +228,12 @@ absl::Status Run(const CoordinatorOptions& options, int signal_fd) {
   line["event"] = "listening";
   board.WriteLine(line.dump());
 
-  const absl::Status status = Serve(options, signal_fd, board, api, addresses, *tenants, engine);
+  const absl::Status status =
+      Serve(options, signal_fd, names, board, api, addresses, *tenants, engine);
   if (status.ok()) Drain(options, signal_fd, api, engine, clock);
-  api.Stop();
+  // First the engine: requests that are still open are told so while the doors can say it.
   engine.Stop();
+  api.Stop();
   cluster.Stop(kWorkerExitLimit);
   if (!options.ready_file.empty()) unlink(options.ready_file.c_str());
   return status;

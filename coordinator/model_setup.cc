@@ -66,6 +66,8 @@ absl::Status OpenModel(const CoordinatorOptions& options, const NamedDirectory& 
   TESSERA_ASSIGN_OR_RETURN(
       served.defaults,
       ParseGenerationDefaults(checkpoint->config_json(), checkpoint->generation_config_json()));
+  TESSERA_ASSIGN_OR_RETURN(served.sampling,
+                           ParseSamplingDefaults(checkpoint->generation_config_json()));
   TESSERA_RETURN_IF_ERROR(CheckTensorParallel(served.spec, options.tp));
   TESSERA_RETURN_IF_ERROR(CheckTensors(served.spec, *checkpoint));
 

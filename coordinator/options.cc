@@ -93,8 +93,12 @@ void AddLife(CLI::App& app, CoordinatorOptions& options) {
                  "Write the bound addresses here as JSON once requests are accepted");
   app.add_option("--status-fd", options.status_fd,
                  "Write progress as JSON lines to this open file descriptor");
+  app.add_option("--control-fd", options.control_fd,
+                 "Read from this open file descriptor, as JSON lines, which workers will not come "
+                 "back; there are no others, so that a model can be lost for good");
   app.add_flag("--exit-on-load-failure", options.exit_on_load_failure,
-               "Exit with the reason when a model cannot be loaded, instead of waiting for others");
+               "Exit with the reason when a model cannot be loaded, instead of waiting for others; "
+               "with --control-fd only at the start");
   app.add_option("--log-level", options.log_level, "Least severe message to log")
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
 }

@@ -40,6 +40,7 @@ struct CoordinatorOptions {
   double drain_seconds = 30;
   std::string ready_file;
   int status_fd = -1;
+  int control_fd = -1;
   bool exit_on_load_failure = false;
   std::string log_level = "info";
 };

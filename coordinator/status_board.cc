@@ -41,7 +41,8 @@ StatusBoard::StatusBoard(std::vector<std::string> model_names, int ranks, int st
       status_fd_(status_fd),
       wake_fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       metrics_(metrics),
-      ready_(model_names_.size(), false) {
+      ready_(model_names_.size(), false),
+      lost_groups_(model_names_.size(), ranks) {
   TESSERA_CHECK(wake_fd_ >= 0) << "eventfd";
 }
 
@@ -61,8 +62,19 @@ void StatusBoard::Tell(const Notice& notice) {
     absl::MutexLock lock(&mutex_);
     if (up || down) ready_[notice.group] = up;
     if (notice.kind == Notice::Kind::kLoadFailed) load_failure_ = notice.status;
+    lost_groups_.Apply(notice);
   }
   eventfd_write(wake_fd_, 1);
+}
+
+void StatusBoard::OnWorkerGone(const WorkerGone& gone) {
+  absl::MutexLock lock(&mutex_);
+  lost_groups_.OnWorkerGone(gone);
+}
+
+std::vector<LostGroups::Change> StatusBoard::TakeLosses() {
+  absl::MutexLock lock(&mutex_);
+  return lost_groups_.TakeChanges();
 }
 
 void StatusBoard::WriteLine(const std::string& json) {

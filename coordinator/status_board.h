@@ -1,5 +1,6 @@
 // Turns notices of the cluster into logs, JSON status lines (for `tessera serve`'s screen) and the
-// two facts main waits for: every group is ready, or one cannot be loaded. Called on any thread.
+// facts main waits for: every group is ready, one cannot be loaded, one is lost for good. Called on
+// any thread.
 
 #ifndef TESSERA_COORDINATOR_STATUS_BOARD_H_
 #define TESSERA_COORDINATOR_STATUS_BOARD_H_
@@ -11,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "coordinator/cluster/notice.h"
+#include "coordinator/lost_groups.h"
 #include "coordinator/telemetry/metrics.h"
 
 namespace tessera {
@@ -27,7 +29,12 @@ class StatusBoard {
   // One more status line, already JSON, e.g. the addresses.
   void WriteLine(const std::string& json) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Becomes readable whenever AllReady or LoadFailure may have changed; read it empty.
+  // A worker that the launcher does not start again.
+  void OnWorkerGone(const WorkerGone& gone) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Groups that are lost for good, or back, since the last call.
+  std::vector<LostGroups::Change> TakeLosses() ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Becomes readable whenever AllReady, LoadFailure or TakeLosses may have changed; read it empty.
   int wake_fd() const { return wake_fd_; }
   bool AllReady() const ABSL_LOCKS_EXCLUDED(mutex_);
   // The last reason for which a group could not be loaded; OK if there was none.
@@ -44,6 +51,7 @@ class StatusBoard {
   mutable absl::Mutex mutex_;
   std::vector<bool> ready_ ABSL_GUARDED_BY(mutex_);  // by group
   absl::Status load_failure_ ABSL_GUARDED_BY(mutex_);
+  LostGroups lost_groups_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace tessera

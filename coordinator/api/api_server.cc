@@ -36,6 +36,7 @@ struct ApiServer::State {
              .authenticate = options.authenticate,
              .limits = options.limits,
              .bodies = std::make_shared<api::BodyBudget>(options.body_bytes_max),
+             .lost_models = std::make_shared<api::LostModels>(),
              .random = api::RandomSource(options.seed),
              .anyone = {}},
         pool(options.io_threads),
@@ -143,6 +144,13 @@ void ApiServer::State::PollHealth() {
 }
 
 bool ApiServer::Ready() const { return state_->door.Judge().ready; }
+
+void ApiServer::LoseModel(uint32_t model, absl::Status reason) {
+  TESSERA_CHECK(model < state_->door.models.size() && !reason.ok()) << "model " << model;
+  state_->door.lost_models->Lose(model, std::move(reason));
+}
+
+void ApiServer::RegainModel(uint32_t model) { state_->door.lost_models->Regain(model); }
 
 void ApiServer::BeginDrain() {
   state_->door.draining.store(true, std::memory_order_relaxed);

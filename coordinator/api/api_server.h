@@ -63,11 +63,15 @@ class ApiServer {
   absl::StatusOr<ApiAddresses> Start();
   // Every model has a ready group that makes progress, and no drain has begun. Any thread.
   bool Ready() const;
+  // Nobody computes this model (its index) any more: its open requests end with `reason`, which
+  // clients read, new ones are refused with it. RegainModel: it has a group again. Any thread.
+  void LoseModel(uint32_t model, absl::Status reason);
+  void RegainModel(uint32_t model);
   // Health turns NOT_SERVING, new requests are refused with 503 / UNAVAILABLE; open streams go on.
   // The caller then drains the engine.
   void BeginDrain();
-  // Shuts the doors; what is still open is cut off within two seconds. Idempotent; before Engine's
-  // end.
+  // Shuts the doors; what is still open is cut off within two seconds, so stop the engine before:
+  // it ends what is open with a reason. Idempotent; before the Engine's destruction.
   void Stop();
 
  private:

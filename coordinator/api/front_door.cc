@@ -68,6 +68,7 @@ absl::Status FrontDoor::Admit(const ServedModel& model, const GenerateParams& pa
     return absl::UnavailableError("the server is draining and takes no new requests");
   }
   TESSERA_RETURN_IF_ERROR(ValidateParams(params, model, caller));
+  TESSERA_RETURN_IF_ERROR(lost_models->Check(model.index));
   // A full queue is refused here, before the work of templates and tokenizing.
   return engine.CheckRoom(model.index, caller.tenant);
 }
@@ -75,7 +76,14 @@ absl::Status FrontDoor::Admit(const ServedModel& model, const GenerateParams& pa
 ReadinessReport FrontDoor::Judge() const {
   SchedulerStats stats = engine.Stats();
   stats.draining = stats.draining || draining.load(std::memory_order_relaxed);
-  return JudgeReadiness(stats, models.size(), clock.Now(), progress_deadline);
+  ReadinessReport report = JudgeReadiness(stats, models.size(), clock.Now(), progress_deadline);
+  for (const ServedModel& model : models) {
+    const absl::Status lost = lost_models->Check(model.index);
+    if (lost.ok()) continue;
+    report.ready = false;
+    report.models[model.index] = {.ready = false, .reason = std::string(lost.message())};
+  }
+  return report;
 }
 
 absl::StatusOr<Prompt> FrontDoor::ChatPrompt(const ServedModel& model,
@@ -102,11 +110,13 @@ absl::StatusOr<std::unique_ptr<Generation>> FrontDoor::Generate(
       auto request, MakeRequest(model, params, caller, std::move(prompt), std::move(identity)));
   TenantLimits::Lease lease;
   if (limits != nullptr) {
-    const int64_t tokens = static_cast<int64_t>(request->prompt.size()) +
-                           int64_t{request->sampling.max_tokens} * request->sampling.num_choices;
+    const int64_t output =
+        params.prompt_only ? 0
+                           : int64_t{request->sampling.max_tokens} * request->sampling.num_choices;
+    const int64_t tokens = static_cast<int64_t>(request->prompt.size()) + output;
     TESSERA_ASSIGN_OR_RETURN(lease, limits->TryAdmit(caller.tenant, tokens, clock.Now()));
   }
-  return Generation::Start(engine, model, params, std::move(request), std::move(lease),
+  return Generation::Start(engine, lost_models, model, params, std::move(request), std::move(lease),
                            std::move(wake));
 }
 

@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "coordinator/api/body_budget.h"
 #include "coordinator/api/generation.h"
+#include "coordinator/api/lost_models.h"
 #include "coordinator/api/prompt.h"
 #include "coordinator/api/random_source.h"
 #include "coordinator/api/readiness.h"
@@ -38,6 +39,7 @@ struct FrontDoor {
   const Authenticate authenticate;  // unset: everybody is `anyone`
   TenantLimits* const limits;       // null: none
   const std::shared_ptr<BodyBudget> bodies;
+  const std::shared_ptr<LostModels> lost_models;
   RandomSource random;
   const Caller anyone;
   std::atomic<bool> draining{false};
@@ -47,8 +49,8 @@ struct FrontDoor {
   absl::StatusOr<Caller> Identify(std::string_view authorization) const;
   // NOT_FOUND lists the models there are for this caller. An empty name means the only one.
   absl::StatusOr<const ServedModel*> FindModel(const std::string& name, const Caller& caller) const;
-  // Asked before any work on a generation: UNAVAILABLE once a drain has begun, INVALID_ARGUMENT
-  // naming the parameter that is out of its range.
+  // Asked before any work on a generation: UNAVAILABLE once a drain has begun and for a lost model,
+  // INVALID_ARGUMENT naming the parameter that is out of its range.
   absl::Status Admit(const ServedModel& model, const GenerateParams& params,
                      const Caller& caller) const;
   ReadinessReport Judge() const;

@@ -28,7 +28,7 @@ absl::Status StatusOf(const RequestUpdate& update) {
     case FinishReason::kError:
       break;
   }
-  if (!update.error.ok()) return update.error;
+  if (!update.details->error.ok()) return update.details->error;
   return absl::InternalError("the engine ended the request without saying why");
 }
 
@@ -38,6 +38,16 @@ void MoveOver(std::vector<T>* from, size_t count, std::vector<T>* to) {
   const auto end = from->begin() + static_cast<std::ptrdiff_t>(count);
   to->insert(to->end(), std::make_move_iterator(from->begin()), std::make_move_iterator(end));
   from->erase(from->begin(), end);
+}
+
+// What is shown of a choice when only the prompt is wanted: that it has ended.
+void HideOutput(ChoiceDelta* delta) {
+  delta->text.clear();
+  delta->token_ids.clear();
+  delta->logprobs.clear();
+  delta->text_offsets.clear();
+  delta->reason = FinishReason::kLength;
+  delta->stop_reason.clear();
 }
 
 }  // namespace
@@ -55,8 +65,9 @@ void ChoiceDelta::Append(ChoiceDelta later) {
 }
 
 absl::StatusOr<std::unique_ptr<Generation>> Generation::Start(
-    Engine& engine, const ServedModel& model, const GenerateParams& params,
-    std::shared_ptr<const Request> request, TenantLimits::Lease lease, std::function<void()> wake) {
+    Engine& engine, std::shared_ptr<LostModels> lost_models, const ServedModel& model,
+    const GenerateParams& params, std::shared_ptr<const Request> request, TenantLimits::Lease lease,
+    std::function<void()> wake) {
   auto stops = text::StopStrings::Create(params.stop, params.include_stop);
   if (!stops.ok()) return BadParam("stop", std::string(stops.status().message()));
   std::vector<Choice> choices;
@@ -65,10 +76,13 @@ absl::StatusOr<std::unique_ptr<Generation>> Generation::Start(
                                           request->sampling.min_tokens));
     choices.back().delta.choice = index;
   }
+  auto loss = std::make_unique<LossWatch>(std::move(lost_models), model.index, wake);
   auto stream = std::make_shared<RequestStream>(std::move(wake));
-  std::unique_ptr<Generation> generation(
-      new Generation(engine, params, request, std::move(lease), stream, std::move(choices)));
-  const absl::Status submitted = engine.Submit(std::move(request), std::move(stream));
+  std::unique_ptr<Generation> generation(new Generation(
+      engine, params, request, std::move(lease), stream, std::move(loss), std::move(choices)));
+  // A loss from here on is heard.
+  absl::Status submitted = generation->loss_->Check();
+  if (submitted.ok()) submitted = engine.Submit(std::move(request), std::move(stream));
   if (!submitted.ok()) {
     generation->finished_ = true;  // nothing to cancel
     generation->lease_.Release(0);
@@ -80,7 +94,11 @@ absl::StatusOr<std::unique_ptr<Generation>> Generation::Start(
 Generation::~Generation() {
   if (finished_) return;
   engine_.CancelRequest(request_->id, FinishReason::kCancelled);
-  lease_.Release(static_cast<int64_t>(request_->prompt.size()) + EmittedTokens());
+  lease_.Release(ChargedTokens(EmittedTokens()));
+}
+
+int64_t Generation::ChargedTokens(uint32_t output_tokens) const {
+  return static_cast<int64_t>(request_->prompt.size()) + (prompt_only_ ? 0 : output_tokens);
 }
 
 uint32_t Generation::EmittedTokens() const {
@@ -95,12 +113,17 @@ Generation::Delta Generation::Poll() {
     if (finished_) break;
     Take(std::move(update), &delta);
   }
+  if (!finished_) {
+    absl::Status lost = loss_->Check();
+    if (!lost.ok()) Abandon(std::move(lost), &delta);
+  }
   const bool all_ended = std::all_of(choices_.begin(), choices_.end(),
                                      [](const Choice& choice) { return choice.ended; });
   for (Choice& choice : choices_) {
     if (choice.delta.empty()) continue;
     ChoiceDelta given = std::exchange(choice.delta, ChoiceDelta());
     choice.delta.choice = given.choice;
+    if (prompt_only_) HideOutput(&given);
     if (!delta.status.ok()) given.ended = false;  // the failure is its end
     // The last end waits for the request's, so that usage comes with it.
     if (given.ended && all_ended && !finished_) {
@@ -114,12 +137,13 @@ Generation::Delta Generation::Poll() {
 }
 
 void Generation::Take(RequestUpdate update, Delta* delta) {
-  if (!update.prompt_logprobs.empty()) {
-    TESSERA_CHECK(update.first_prompt_index == 1 + prompt_scores_)
+  if (update.details.has_value() && !update.details->prompt_logprobs.empty()) {
+    RequestUpdate::Details& details = *update.details;
+    TESSERA_CHECK(details.first_prompt_index == 1 + prompt_scores_)
         << "request " << update.request << ": prompt log probabilities from "
-        << update.first_prompt_index << " on after " << prompt_scores_;
-    prompt_scores_ += static_cast<uint32_t>(update.prompt_logprobs.size());
-    MoveOver(&update.prompt_logprobs, update.prompt_logprobs.size(), &delta->prompt_logprobs);
+        << details.first_prompt_index << " on after " << prompt_scores_;
+    prompt_scores_ += static_cast<uint32_t>(details.prompt_logprobs.size());
+    MoveOver(&details.prompt_logprobs, details.prompt_logprobs.size(), &delta->prompt_logprobs);
   }
   if (!update.tokens.empty() || update.ended) {
     TESSERA_CHECK(update.choice < choices_.size()) << "there is no choice " << update.choice;
@@ -132,14 +156,15 @@ void Generation::Take(RequestUpdate update, Delta* delta) {
 
 void Generation::TakeTokens(RequestUpdate& update, Choice& choice) {
   const SamplingParams& sampling = request_->sampling;
-  TESSERA_CHECK(!sampling.logprobs || update.logprobs.size() == update.tokens.size())
-      << update.logprobs.size() << " log probabilities of " << update.tokens.size() << " tokens";
+  const size_t scored = update.details.has_value() ? update.details->logprobs.size() : 0;
+  TESSERA_CHECK(!sampling.logprobs || scored == update.tokens.size())
+      << scored << " log probabilities of " << update.tokens.size() << " tokens";
   for (size_t i = 0; i < update.tokens.size(); ++i) {
     if (choice.ended) return;  // computed past a stop string: never emitted
     const int32_t token = update.tokens[i];
     choice.held.token_ids.push_back(token);
     if (sampling.logprobs) {
-      choice.held.logprobs.push_back(std::move(update.logprobs[i]));
+      choice.held.logprobs.push_back(std::move(update.details->logprobs[i]));
       choice.held.text_offsets.push_back(static_cast<uint32_t>(choice.text.characters()));
     }
     // The engine ends the choice at a stop token, so this is its last one and its text is not part
@@ -193,15 +218,24 @@ void Generation::Finish(const RequestUpdate& update, Delta* delta) {
   finished_ = true;
   delta->finished = true;
   delta->status = StatusOf(update);
-  lease_.Release(int64_t{update.prompt_tokens} + update.output_tokens);
+  const RequestUpdate::Details& details = *update.details;
+  lease_.Release(ChargedTokens(details.output_tokens));
   if (!delta->status.ok()) return;
   // Where a request ends is a function of its tokens: what is billed is what was sent.
-  TESSERA_CHECK(update.output_tokens == EmittedTokens())
-      << "request " << request_->public_id << " is billed " << update.output_tokens
+  TESSERA_CHECK(details.output_tokens == EmittedTokens())
+      << "request " << request_->public_id << " is billed " << details.output_tokens
       << " tokens, sent were " << EmittedTokens();
   delta->usage.prompt_tokens = static_cast<uint32_t>(request_->prompt.size());
-  delta->usage.completion_tokens = update.output_tokens;
-  delta->usage.cached_tokens = update.cached_tokens;
+  delta->usage.completion_tokens = prompt_only_ ? 0 : details.output_tokens;
+  delta->usage.cached_tokens = details.cached_tokens;
+}
+
+void Generation::Abandon(absl::Status reason, Delta* delta) {
+  finished_ = true;
+  delta->finished = true;
+  delta->status = std::move(reason);
+  engine_.CancelRequest(request_->id, FinishReason::kError);
+  lease_.Release(ChargedTokens(EmittedTokens()));
 }
 
 }  // namespace tessera::api

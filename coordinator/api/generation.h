@@ -13,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "coordinator/api/lost_models.h"
 #include "coordinator/api/served_model.h"
 #include "coordinator/api/validate.h"
 #include "coordinator/engine/engine.h"
@@ -25,7 +26,8 @@ namespace tessera::api {
 
 struct Usage {
   uint32_t prompt_tokens = 0;
-  uint32_t completion_tokens = 0;  // of all choices, also those that best_of leaves out
+  // Of all choices, also those that best_of leaves out; 0 with GenerateParams::prompt_only.
+  uint32_t completion_tokens = 0;
   uint32_t cached_tokens = 0;
 };
 
@@ -59,14 +61,13 @@ class Generation {
     Usage usage;          // when finished
   };
 
-  // Submits. `wake` is called on the engine thread whenever Poll has something; it must only
-  // schedule. Whatever it holds lives until the engine lets go of the request. `lease`: what the
-  // request holds of its tenant's limits.
-  static absl::StatusOr<std::unique_ptr<Generation>> Start(Engine& engine, const ServedModel& model,
-                                                           const GenerateParams& params,
-                                                           std::shared_ptr<const Request> request,
-                                                           TenantLimits::Lease lease,
-                                                           std::function<void()> wake);
+  // Submits. `wake` is called whenever Poll has something, on the engine thread or the one that
+  // tells `lost_models`; it must only schedule. Whatever it holds lives until the engine lets go of
+  // the request. `lease`: what the request holds of its tenant's limits.
+  static absl::StatusOr<std::unique_ptr<Generation>> Start(
+      Engine& engine, std::shared_ptr<LostModels> lost_models, const ServedModel& model,
+      const GenerateParams& params, std::shared_ptr<const Request> request,
+      TenantLimits::Lease lease, std::function<void()> wake);
   ~Generation();
   Generation(const Generation&) = delete;
   Generation& operator=(const Generation&) = delete;
@@ -87,12 +88,14 @@ class Generation {
 
   Generation(Engine& engine, const GenerateParams& params, std::shared_ptr<const Request> request,
              TenantLimits::Lease lease, std::shared_ptr<RequestStream> stream,
-             std::vector<Choice> choices)
+             std::unique_ptr<LossWatch> loss, std::vector<Choice> choices)
       : engine_(engine),
         stops_(params.stop),
         include_stop_(params.include_stop),
+        prompt_only_(params.prompt_only),
         request_(std::move(request)),
         stream_(std::move(stream)),
+        loss_(std::move(loss)),
         lease_(std::move(lease)),
         choices_(std::move(choices)) {}
   void Take(RequestUpdate update, Delta* delta);
@@ -101,13 +104,19 @@ class Generation {
   void Emit(Choice& choice, size_t certain);
   void EndChoice(const RequestUpdate& update, Choice& choice);
   void Finish(const RequestUpdate& update, Delta* delta);
+  // Nobody computes the model any more: the request ends here and now.
+  void Abandon(absl::Status reason, Delta* delta);
+  // What the request takes of its tenant's limits when it has so many output tokens.
+  int64_t ChargedTokens(uint32_t output_tokens) const;
   uint32_t EmittedTokens() const;
 
   Engine& engine_;
   const std::vector<std::string> stops_;
   const bool include_stop_;
+  const bool prompt_only_;
   const std::shared_ptr<const Request> request_;
   const std::shared_ptr<RequestStream> stream_;
+  const std::unique_ptr<LossWatch> loss_;
   TenantLimits::Lease lease_;
   std::vector<Choice> choices_;
   uint32_t prompt_scores_ = 0;  // prompt log probabilities that have come

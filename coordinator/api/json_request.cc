@@ -2,6 +2,7 @@
 
 #include "coordinator/api/json_request.h"
 
+#include <cmath>
 #include <limits>
 #include <utility>
 
@@ -125,6 +126,19 @@ absl::Status JsonFields::WrongType(const char* name, const std::string& wanted,
       "invalid_type");
 }
 
+absl::Status JsonFields::NotThatInteger(const char* name, int64_t min, uint64_t max,
+                                        const Json& met) const {
+  if (!met.is_number()) return WrongType(name, "an integer", met);
+  // Integers beyond 64 bits are parsed as floats: what is wrong with them is their size.
+  const bool is_beyond = met.is_number_integer() || std::abs(met.get<double>()) >= 0x1p63;
+  if (is_beyond) {
+    return BadParam(Path(name), absl::StrCat("must be an integer from ", min, " to ", max,
+                                             ", it is ", met.dump()));
+  }
+  return WithCode(BadParam(Path(name), absl::StrCat("must be an integer, it is ", met.dump())),
+                  "invalid_type");
+}
+
 absl::Status JsonFields::Read(const char* name, std::optional<double>* out) const {
   const Json* value = Find(name);
   if (value == nullptr) return absl::OkStatus();
@@ -136,11 +150,11 @@ absl::Status JsonFields::Read(const char* name, std::optional<double>* out) cons
 absl::Status JsonFields::Read(const char* name, std::optional<int64_t>* out) const {
   const Json* value = Find(name);
   if (value == nullptr) return absl::OkStatus();
-  if (!value->is_number_integer()) return WrongType(name, "an integer", *value);
-  if (value->is_number_unsigned() &&
-      value->get<uint64_t>() > uint64_t{std::numeric_limits<int64_t>::max()}) {
-    return BadParam(Path(name), absl::StrCat("is too large: ", value->get<uint64_t>()));
-  }
+  using Limits = std::numeric_limits<int64_t>;
+  const bool fits = value->is_number_integer() &&
+                    (!value->is_number_unsigned() ||
+                     value->get<uint64_t>() <= static_cast<uint64_t>(Limits::max()));
+  if (!fits) return NotThatInteger(name, Limits::min(), uint64_t{Limits::max()}, *value);
   *out = value->get<int64_t>();
   return absl::OkStatus();
 }
@@ -188,7 +202,10 @@ absl::Status JsonFields::ReadStrings(const char* name, std::vector<std::string>*
 absl::Status JsonFields::ReadSeed(const char* name, std::optional<uint64_t>* out) const {
   const Json* value = Find(name);
   if (value == nullptr) return absl::OkStatus();
-  if (!value->is_number_integer()) return WrongType(name, "an integer", *value);
+  if (!value->is_number_integer()) {
+    return NotThatInteger(name, std::numeric_limits<int64_t>::min(),
+                          std::numeric_limits<uint64_t>::max(), *value);
+  }
   *out = value->is_number_unsigned() ? value->get<uint64_t>()
                                      : static_cast<uint64_t>(value->get<int64_t>());
   return absl::OkStatus();

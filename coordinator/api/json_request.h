@@ -48,6 +48,8 @@ class JsonFields {
 
  private:
   absl::Status WrongType(const char* name, const std::string& wanted, const Json& met) const;
+  // Of an integer parameter that takes `min` to `max`: `met` is something else, or beyond them.
+  absl::Status NotThatInteger(const char* name, int64_t min, uint64_t max, const Json& met) const;
 
   const Json& object_;
   const std::string prefix_;

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "base/dtype.h"
+#include "coordinator/api/sampling_defaults.h"
 #include "coordinator/text/chat_template.h"
 #include "coordinator/text/tokenizer.h"
 #include "models/model_spec.h"
@@ -21,6 +22,7 @@ struct ServedModel {
   std::string directory;  // where the coordinator read it
   ModelSpec spec;
   GenerationDefaults defaults;
+  SamplingDefaults sampling;  // what a request gets that does not say
   std::shared_ptr<const text::Tokenizer> tokenizer;
   std::shared_ptr<const text::ChatTemplate>
       chat_template;        // null: the model has none, chat is refused

@@ -67,8 +67,9 @@ absl::Status CheckDistribution(const GenerateParams& params, const ServedModel& 
     return BadParam("top_p", absl::StrCat("must be above 0 and at most 1, it is ", *params.top_p));
   }
   if (params.top_k && (*params.top_k < -1 || *params.top_k > model.spec.vocab_size)) {
-    return BadParam("top_k", absl::StrCat("must be from 0 (off) to the vocabulary's ",
-                                          model.spec.vocab_size, ", it is ", *params.top_k));
+    return BadParam("top_k",
+                    absl::StrCat("must be from 1 to the vocabulary's ", model.spec.vocab_size,
+                                 ", or 0 or -1 (off), it is ", *params.top_k));
   }
   if (params.min_p && !(*params.min_p >= 0 && single(*params.min_p) < 1)) {
     return BadParam("min_p", absl::StrCat("must be from 0 to below 1, it is ", *params.min_p));
@@ -121,9 +122,10 @@ absl::Status CheckLists(const GenerateParams& params, const ServedModel& model) 
 absl::Status CheckCounts(const GenerateParams& params) {
   TESSERA_RETURN_IF_ERROR(CheckRange("n", params.n, 1, kChoicesMax));
   TESSERA_RETURN_IF_ERROR(CheckRange("best_of", params.best_of, params.answers(), kChoicesMax));
-  if (params.max_tokens && *params.max_tokens < 1) {
+  if (params.max_tokens && *params.max_tokens < 1 && !params.prompt_only) {
     return BadParam(params.max_tokens_name,
-                    absl::StrCat("must be at least 1, it is ", *params.max_tokens));
+                    absl::StrCat("must be at least 1, it is ", *params.max_tokens,
+                                 "; 0 is for /v1/completions with `echo`, to score a prompt"));
   }
   TESSERA_RETURN_IF_ERROR(
       CheckRange("min_tokens", params.min_tokens, 0,
@@ -216,8 +218,11 @@ absl::Status FillScores(const GenerateParams& params, int64_t prompt_tokens,
 
 absl::StatusOr<uint32_t> MaxTokens(const ServedModel& model, const GenerateParams& params,
                                    size_t prompt_tokens) {
+  if (params.prompt_only) return 1;
   const int64_t left = model.context_max - static_cast<int64_t>(prompt_tokens);
-  const int64_t max_tokens = params.max_tokens.value_or(left);
+  const int64_t usual =
+      std::max(model.sampling.max_new_tokens.value_or(left), params.min_tokens.value_or(0));
+  const int64_t max_tokens = params.max_tokens.value_or(std::min(usual, left));
   const bool is_max = max_tokens > left;
   if (is_max || params.min_tokens.value_or(0) > max_tokens) {
     const char* name = is_max ? params.max_tokens_name : "min_tokens";
@@ -264,10 +269,11 @@ absl::StatusOr<std::shared_ptr<const Request>> MakeRequest(const ServedModel& mo
   sampling.top_p = static_cast<float>(params.top_p.value_or(model.defaults.top_p));
   sampling.top_k =
       static_cast<uint32_t>(std::max<int64_t>(0, params.top_k.value_or(model.defaults.top_k)));
-  sampling.min_p = static_cast<float>(params.min_p.value_or(0));
+  sampling.min_p = static_cast<float>(params.min_p.value_or(model.sampling.min_p));
   sampling.presence_penalty = static_cast<float>(params.presence_penalty.value_or(0));
   sampling.frequency_penalty = static_cast<float>(params.frequency_penalty.value_or(0));
-  sampling.repetition_penalty = static_cast<float>(params.repetition_penalty.value_or(1));
+  sampling.repetition_penalty =
+      static_cast<float>(params.repetition_penalty.value_or(model.sampling.repetition_penalty));
   sampling.seed = params.seed.value_or(identity.drawn_seed);
   sampling.has_stop_strings = !params.stop.empty();
   sampling.num_choices = static_cast<uint32_t>(params.choices());

@@ -53,6 +53,9 @@ struct GenerateParams {
   std::optional<int64_t> min_tokens;
   std::optional<int64_t> max_tokens;
   const char* max_tokens_name = "max_tokens";  // as the client called it
+  // Only the prompt is wanted (echo with max_tokens 0). The engine draws one token all the same,
+  // which nobody sees or pays for.
+  bool prompt_only = false;
   std::vector<std::string> stop;
   std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;
@@ -80,7 +83,8 @@ struct RequestIdentity {
 };
 
 // Of parameters that ValidateParams has passed. `prompt` is already known to fit (see prompt.h).
-// max_tokens defaults to what the context leaves; more than that is refused with all numbers.
+// max_tokens defaults to the model's max_new_tokens as far as the context leaves room, or to all of
+// that; more than what it leaves is refused with all numbers.
 absl::StatusOr<std::shared_ptr<const Request>> MakeRequest(const ServedModel& model,
                                                            const GenerateParams& params,
                                                            const Caller& caller, Prompt prompt,

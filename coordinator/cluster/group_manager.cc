@@ -242,10 +242,12 @@ void GroupManager::Tick(absl::Time now, GroupActions& actions) {
          now, actions);
   }
   for (Group& group : groups_) {
-    if (group.state != GroupState::kJoining || group.failed_starts == 0) continue;
-    if (now < group.not_before || group.not_before == absl::InfinitePast()) continue;
-    FormGroups(now, actions);
-    group.not_before = absl::InfinitePast();
+    if (group.state != GroupState::kJoining) continue;
+    for (absl::Time Group::*wait : {&Group::not_before, &Group::reserved_until}) {
+      if (now < group.*wait || group.*wait == absl::InfinitePast()) continue;
+      group.*wait = absl::InfinitePast();
+      FormGroups(now, actions);
+    }
   }
 }
 
@@ -254,7 +256,7 @@ void GroupManager::FormGroups(absl::Time now, GroupActions& actions) {
     if (groups_[index].state != GroupState::kJoining || now < groups_[index].not_before) continue;
     const ModelTarget& model = options_.models[index];
     const size_t wanted = static_cast<size_t>(model.memory.tp);
-    const std::vector<uint64_t> chosen = PickWorkers(index, wanted);
+    const std::vector<uint64_t> chosen = PickWorkers(index, wanted, now);
     Notice notice;
     notice.group = index;
     notice.epoch = last_epoch_ + 1;
@@ -280,10 +282,23 @@ void GroupManager::FormGroups(absl::Time now, GroupActions& actions) {
   }
 }
 
+bool GroupManager::IsReserved(const Worker& worker, uint32_t except, absl::Time now) const {
+  for (uint32_t index = 0; index < groups_.size(); ++index) {
+    const Group& group = groups_[index];
+    if (index == except || group.state != GroupState::kJoining) continue;
+    if (now >= group.reserved_until) continue;
+    if (worker.epoch > 0 ? worker.group == index : group.HasSeat(worker.hello.worker_name())) {
+      return true;
+    }
+  }
+  return false;
+}
+
 // Free workers for the ranks of a group: whoever held a rank before gets it again (it may still
 // hold the weights), the rest are filled in order of joining. Shorter than `count` when there are
 // not enough.
-std::vector<uint64_t> GroupManager::PickWorkers(uint32_t group, size_t count) const {
+std::vector<uint64_t> GroupManager::PickWorkers(uint32_t group, size_t count,
+                                                absl::Time now) const {
   std::vector<uint64_t> by_rank(count, 0);
   std::vector<uint64_t> others;
   for (const auto& [id, worker] : workers_) {
@@ -291,7 +306,7 @@ std::vector<uint64_t> GroupManager::PickWorkers(uint32_t group, size_t count) co
     const bool returns = worker.epoch > 0 && worker.group == group && worker.rank < count;
     if (returns && by_rank[worker.rank] == 0) {
       by_rank[worker.rank] = id;
-    } else {
+    } else if (!IsReserved(worker, group, now)) {
       others.push_back(id);
     }
   }
@@ -328,6 +343,7 @@ void GroupManager::Assign(uint32_t index, const std::vector<uint64_t>& chosen,
   group.state = GroupState::kLoading;
   group.epoch = ++last_epoch_;
   group.ranks = chosen;
+  group.seats.clear();
   group.num_blocks = plan.num_blocks;
   group.formed_at = now;
   group.load_news = now;
@@ -339,6 +355,7 @@ void GroupManager::Assign(uint32_t index, const std::vector<uint64_t>& chosen,
                                                 : pb::COMM_GLOO;
   for (size_t rank = 0; rank < chosen.size(); ++rank) {
     Worker& worker = workers_.at(chosen[rank]);
+    group.seats.push_back(worker.hello.worker_name());
     worker.assigned = true;
     worker.group = index;
     worker.rank = static_cast<uint32_t>(rank);
@@ -443,6 +460,7 @@ void GroupManager::Lose(uint32_t index, const absl::Status& reason, absl::Time n
     group.not_before = now + StartBackoff(group.failed_starts);
   }
   group.state = GroupState::kJoining;
+  group.reserved_until = now + kReturnGrace;
   group.ranks.clear();
 
   Notice notice;

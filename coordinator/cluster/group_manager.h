@@ -6,6 +6,7 @@
 #ifndef TESSERA_COORDINATOR_CLUSTER_GROUP_MANAGER_H_
 #define TESSERA_COORDINATOR_CLUSTER_GROUP_MANAGER_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -27,6 +28,10 @@ inline constexpr size_t kWorkerNameBytesMax = 256;
 // A group that loads and of which no rank says anything about it for so long starts again. Ranks
 // that read a checkpoint report several times a second.
 inline constexpr absl::Duration kLoadSilenceMax = absl::Minutes(5);
+
+// So long after a loss the survivors wait for the lost ranks to come back, before another group may
+// take them: it would only pass the loss on.
+inline constexpr absl::Duration kReturnGrace = absl::Seconds(30);
 
 // One model that groups are formed for.
 struct ModelTarget {
@@ -115,11 +120,20 @@ class GroupManager {
     absl::Time load_news;   // when a rank last said something about its loading
     int failed_starts = 0;  // in a row
     absl::Time not_before = absl::InfinitePast();  // of the next start
+    std::vector<std::string> seats;                // worker names by rank, of the last life
+    absl::Time reserved_until = absl::InfinitePast();
+
+    bool HasSeat(const std::string& name) const {
+      return std::find(seats.begin(), seats.end(), name) != seats.end();
+    }
   };
 
   // Gives free workers to groups that lack some, and starts those that are complete.
   void FormGroups(absl::Time now, GroupActions& actions);
-  std::vector<uint64_t> PickWorkers(uint32_t group, size_t count) const;
+  std::vector<uint64_t> PickWorkers(uint32_t group, size_t count, absl::Time now) const;
+  // Another group has lost a rank lately, and the worker held one there, or has the name of one
+  // that did.
+  bool IsReserved(const Worker& worker, uint32_t except, absl::Time now) const;
   absl::StatusOr<MemoryPlan> PlanGroup(const ModelTarget& model,
                                        const std::vector<uint64_t>& workers,
                                        MemoryRequest& request) const;

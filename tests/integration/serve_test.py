@@ -1,7 +1,11 @@
 """`tessera serve` as a user meets it: answers over HTTP and gRPC, routes, drain, nothing left behind."""
 
+import json
+import pathlib
+import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import unittest
 
@@ -64,6 +68,19 @@ class AnswersTest(unittest.TestCase):
                 stub.GetModel(v1.GetModelRequest(model="other"), timeout=10)
             self.assertEqual(refused.exception.code(), grpc.StatusCode.NOT_FOUND)
 
+    def test_a_prompt_alone_is_scored_as_one_with_an_answer(self):
+        body = {"prompt": "Tessera serves language models.", "echo": True, "logprobs": 2,
+                "temperature": 0}
+        _, answered = self.server.post("/v1/completions", {**body, "max_tokens": 3})
+        _, alone = self.server.post("/v1/completions", {**body, "max_tokens": 0})
+        (choice,), count = alone["choices"], alone["usage"]["prompt_tokens"]
+        self.assertEqual(choice["text"], body["prompt"])
+        self.assertEqual(choice["finish_reason"], "length")
+        self.assertEqual(alone["usage"]["completion_tokens"], 0)
+        for column, values in answered["choices"][0]["logprobs"].items():
+            self.assertEqual(choice["logprobs"][column], values[:count], column)
+        self.assertLess(sum(choice["logprobs"]["token_logprobs"][1:]), 0)
+
     def test_tessera_chat(self):
         question, answer = harness.demo_questions()[2]
         done = subprocess.run(
@@ -107,6 +124,31 @@ class AnswersTest(unittest.TestCase):
         self.assertEqual(self.server.metric("tessera_generation_tokens_total"), before + 7)
         for rank in ("0", "1"):
             self.assertGreater(self.server.metric("tessera_rank_steps_total", rank=rank), 0)
+
+
+class DefaultsTest(unittest.TestCase):
+    def test_a_request_that_does_not_say_gets_what_generation_config_says(self):
+        with tempfile.TemporaryDirectory() as directory:
+            copy = pathlib.Path(directory) / "copy"
+            shutil.copytree(DEMO_MODEL, copy)
+            path = copy / "generation_config.json"
+            config = {**json.loads(path.read_text()), "repetition_penalty": 5, "max_new_tokens": 40}
+            path.write_text(json.dumps(config))
+            with Server(model=copy) as server:
+                body = {"prompt": "Tessera is a server. Tessera is", "ignore_eos": True}
+                _, unsaid = server.post("/v1/completions", body)
+                self.assertEqual(unsaid["usage"]["completion_tokens"], 40)
+                _, said = server.post("/v1/completions",
+                                      {**body, "repetition_penalty": 5, "max_tokens": 40})
+                _, off = server.post("/v1/completions", {**body, "repetition_penalty": 1})
+                self.assertEqual(unsaid["choices"][0]["text"], said["choices"][0]["text"])
+                self.assertNotEqual(unsaid["choices"][0]["text"], off["choices"][0]["text"])
+                _, more = server.post("/v1/completions", {**body, "max_tokens": 60})
+                self.assertEqual(more["usage"]["completion_tokens"], 60)
+            path.write_text(json.dumps({**config, "min_p": 7}))
+            with Process("tessera", "serve", "--model", copy) as serve:
+                self.assertNotEqual(serve.wait(), 0)
+                self.assertIn('generation_config.json: "min_p" is 7', serve.output())
 
 
 class LifeTest(unittest.TestCase):

@@ -118,18 +118,23 @@ OrderedJson PromptLogprobs(const text::Tokenizer& tokenizer, absl::Span<const in
   list.push_back(nullptr);
   for (size_t i = 0; i < scores.size(); ++i) {
     OrderedJson position = OrderedJson::object();
-    const auto add = [&](int32_t id, float logprob, OrderedJson rank) {
+    const auto& likely = scores[i].top;  // most likely first
+    // `place` in `likely`; beyond it the rank is not known.
+    const auto add = [&](int32_t id, float logprob, size_t place) {
       OrderedJson entry;
       entry["logprob"] = Finite(logprob);
-      entry["rank"] = std::move(rank);
+      if (place < likely.size()) entry["rank"] = place + 1;
       entry["decoded_token"] = TokenText(tokenizer, id);
       position.emplace(absl::StrCat(id), std::move(entry));
     };
-    const size_t count = std::min<size_t>(top, scores[i].top.size());
-    for (size_t rank = 0; rank < count; ++rank) {
-      add(scores[i].top[rank].first, scores[i].top[rank].second, rank + 1);
+    const size_t count = std::min<size_t>(top, likely.size());
+    for (size_t place = 0; place < count; ++place) {
+      add(likely[place].first, likely[place].second, place);
     }
-    add(ids[i + 1], scores[i].logprob, nullptr);  // nothing where it is among them already
+    const auto own = std::find_if(likely.begin(), likely.end(),
+                                  [&](const auto& token) { return token.first == ids[i + 1]; });
+    // Adds nothing where it is among the first `count` already.
+    add(ids[i + 1], scores[i].logprob, static_cast<size_t>(own - likely.begin()));
     list.push_back(std::move(position));
   }
   return list;

@@ -41,8 +41,9 @@ class CompletionLogprobs {
   OrderedJson json_;
 };
 
-// [null, {"token id": {"logprob", "rank", "decoded_token"}}, ...]; the rank of a prompt token that
-// is not among its `top` alternatives is not known and null.
+// [null, {"token id": {"logprob", "rank", "decoded_token"}}, ...]: the `top` most likely tokens of
+// each place and the prompt's own. That one's rank is known where it is among the alternatives that
+// `scores` holds, which may be more than `top`; else it has none.
 OrderedJson PromptLogprobs(const text::Tokenizer& tokenizer, absl::Span<const int32_t> ids,
                            absl::Span<const TokenLogprobs> scores, uint32_t top);
 

@@ -206,6 +206,7 @@ absl::Status ReadCompletionExtras(const JsonFields& fields, CompletionRequest* r
   params.top_logprobs_name = "logprobs";
   request->echo = echo.value_or(false);
   params.score_prompt = request->echo;
+  params.prompt_only = request->echo && params.max_tokens == 0;
   if (request->common.stream && params.choices() > params.answers()) {
     return BadParam("best_of", "above `n` cannot be streamed; leave out `stream`");
   }

@@ -225,6 +225,17 @@ TEST_F(CallersTest, TokensThatWereNotUsedAreGivenBack) {
   EXPECT_GT(std::stoi(refused.headers.at("retry-after")), 5);
 }
 
+TEST_F(CallersTest, ATokenThatNobodySeesIsNotCharged) {
+  // A hundred requests of one prompt token within a minute's 100 tokens: the drawn ones are free.
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_EQ(PostAs("thrifty", "/v1/completions",
+                     {{"prompt", {40}}, {"max_tokens", 0}, {"echo", true}, {"n", 3}})
+                  .status,
+              200)
+        << i;
+  }
+}
+
 TEST_F(CallersTest, SystemPromptsAreSharedByThoseWhoAgree) {
   std::string system = "You are a helpful machine.";
   for (int i = 0; i < 12; ++i) absl::StrAppend(&system, " Rule ", i, " is to be brief.");

@@ -64,7 +64,7 @@ TEST_F(HttpProtocolTest, BadInputTable) {
            {plain, R"({"prompt":"x","max_tokens":0})", 400, "invalid_value", "max_tokens"},
            {plain, R"({"prompt":"x","max_tokens":4000000000})", 400, "context_length_exceeded",
             "max_tokens"},
-           {plain, R"({"prompt":"x","max_tokens":99999999999999999999})", 400, "invalid_type",
+           {plain, R"({"prompt":"x","max_tokens":99999999999999999999})", 400, "invalid_value",
             "max_tokens"},
            {plain, R"({"prompt":"x","max_tokens":18446744073709551615})", 400, "invalid_value",
             "max_tokens"},

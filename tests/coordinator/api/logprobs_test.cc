@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <limits>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -214,16 +215,39 @@ TEST_F(LogprobsTest, PromptLogprobsInVllmsShape) {
     EXPECT_EQ(own["rank"], 1);
     EXPECT_EQ(own["decoded_token"], Piece(prompt_[i]));
   }
-  // Without alternatives its rank is not known.
+  // Without alternatives its rank is not known, and left out.
   const json bare =
       Post("/v1/completions", json{{"prompt", kPrompt}, {"prompt_logprobs", 0}}.dump()).json();
   const json& position = bare["choices"][0]["prompt_logprobs"][1];
   ASSERT_EQ(position.size(), 1u);
-  EXPECT_TRUE(position[std::to_string(prompt_[1])]["rank"].is_null());
+  EXPECT_FALSE(position[std::to_string(prompt_[1])].contains("rank")) << position;
   const json chat = Post("/v1/chat/completions",
                          R"({"messages":[{"role":"user","content":"Hi"}],"prompt_logprobs":1})")
                         .json();
   EXPECT_EQ(chat["prompt_logprobs"].size(), chat["usage"]["prompt_tokens"]);
+}
+
+TEST_F(LogprobsTest, RanksAreTrueOrLeftOut) {
+  // The token 40 comes third at the first place; at the second it is not among the likely ones.
+  const std::vector<int32_t> ids = {7, 40, 40};
+  const std::vector<TokenLogprobs> scores = {
+      {.logprob = -2, .top = {{50, -0.5f}, {51, -1}, {40, -2}, {52, -3}}},
+      {.logprob = -9, .top = {{50, -0.5f}, {51, -1}, {52, -2}, {53, -3}}}};
+  const auto list = PromptLogprobs(*model_.tokenizer, ids, scores, 2);  // echo had asked for 4
+  ASSERT_EQ(list.size(), 3u);
+  const auto ranks = [](const OrderedJson& position) {
+    std::map<std::string, int> found;
+    for (const auto& [id, entry] : position.items()) {
+      EXPECT_EQ(entry.size(), entry.contains("rank") ? 3u : 2u) << position;
+      EXPECT_FALSE(entry.contains("rank") && entry["rank"].is_null()) << position;
+      found[id] = entry.value("rank", 0);
+    }
+    return found;
+  };
+  EXPECT_EQ(ranks(list[1]), (std::map<std::string, int>{{"50", 1}, {"51", 2}, {"40", 3}}));
+  EXPECT_EQ(ranks(list[2]), (std::map<std::string, int>{{"50", 1}, {"51", 2}, {"40", 0}}));
+  EXPECT_EQ(list[1]["40"]["logprob"], -2);
+  EXPECT_EQ(list[2]["40"]["logprob"], -9);
 }
 
 TEST_F(LogprobsTest, GrpcHasFieldsOfItsOwn) {

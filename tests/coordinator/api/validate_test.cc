@@ -25,6 +25,9 @@ ServedModel SmallModel() {
   model.defaults.temperature = 0.6f;
   model.defaults.top_k = 20;
   model.defaults.top_p = 0.95f;
+  model.sampling.min_p = 0.05;
+  model.sampling.repetition_penalty = 1.1;
+  model.sampling.max_new_tokens = 30;
   return model;
 }
 
@@ -111,8 +114,43 @@ TEST(ValidateTest, UnsetParametersComeFromTheModel) {
   EXPECT_EQ(sampling.top_k, 20u);
   EXPECT_FLOAT_EQ(sampling.top_p, 0.95f);
   EXPECT_EQ(sampling.seed, 77u);
-  EXPECT_EQ(sampling.max_tokens, 47u);  // what the context leaves
+  EXPECT_FLOAT_EQ(sampling.min_p, 0.05f);
+  EXPECT_FLOAT_EQ(sampling.repetition_penalty, 1.1f);
+  EXPECT_EQ(sampling.max_tokens, 30u);
   EXPECT_EQ(sampling.stop_token_ids, (std::vector<int32_t>{2, 9}));
+}
+
+TEST(ValidateTest, MaxTokensThatNobodySays) {
+  ServedModel model = SmallModel();
+  GenerateParams params;
+  const auto max_tokens = [&](size_t prompt) {
+    const auto request =
+        MakeRequest(model, params, Caller(), {.ids = std::vector<int32_t>(prompt, 1)}, {});
+    EXPECT_TRUE(request.ok()) << request.status();
+    return (*request)->sampling.max_tokens;
+  };
+  EXPECT_EQ(max_tokens(3), 30u);   // the model's max_new_tokens
+  EXPECT_EQ(max_tokens(40), 10u);  // as far as the context of 50 leaves room
+  params.min_tokens = 35;
+  EXPECT_EQ(max_tokens(3), 35u);
+  params.max_tokens = 47;  // a default, no limit
+  EXPECT_EQ(max_tokens(3), 47u);
+  params = GenerateParams();
+  model.sampling = SamplingDefaults();
+  EXPECT_EQ(max_tokens(3), 47u);
+}
+
+TEST(ValidateTest, OnlyThePromptIsOneTokenForTheEngine) {
+  GenerateParams params;
+  params.max_tokens = 0;
+  EXPECT_EQ(ParamOf(ValidateParams(params, SmallModel(), Caller())), "max_tokens");
+  params.prompt_only = true;
+  EXPECT_TRUE(ValidateParams(params, SmallModel(), Caller()).ok());
+  const auto request = MakeRequest(SmallModel(), params, Caller(), {.ids = {1, 2, 3}}, {});
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ((*request)->sampling.max_tokens, 1u);
+  params.min_tokens = 1;
+  EXPECT_EQ(ParamOf(ValidateParams(params, SmallModel(), Caller())), "min_tokens");
 }
 
 TEST(ValidateTest, SetParametersWin) {
@@ -120,6 +158,8 @@ TEST(ValidateTest, SetParametersWin) {
   params.temperature = 0;
   params.top_k = -1;
   params.top_p = 0.5;
+  params.min_p = 0;
+  params.repetition_penalty = 1;
   params.seed = 8;
   params.max_tokens = 47;
   params.ignore_eos = true;
@@ -131,6 +171,8 @@ TEST(ValidateTest, SetParametersWin) {
   const SamplingParams& sampling = (*request)->sampling;
   EXPECT_EQ(sampling.temperature, 0);
   EXPECT_EQ(sampling.top_k, 0u);
+  EXPECT_EQ(sampling.min_p, 0);
+  EXPECT_EQ(sampling.repetition_penalty, 1);
   EXPECT_EQ(sampling.seed, 8u);
   EXPECT_EQ(sampling.max_tokens, 47u);
   EXPECT_EQ(sampling.stop_token_ids, std::vector<int32_t>{7});

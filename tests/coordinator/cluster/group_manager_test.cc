@@ -167,6 +167,40 @@ TEST_F(GroupManagerTest, ALostRankEndsTheEpochAndTheNextOneUsesTheSurvivorInItsP
   EXPECT_EQ(assigns[1].second.epoch(), 2u);
 }
 
+TEST_F(GroupManagerTest, SurvivorsWaitForTheirOwnBeforeAnotherGroupTakesThem) {
+  for (const bool returns : {true, false}) {
+    SCOPED_TRACE(returns);
+    actions_ = GroupActions();
+    Make({SmallModel("a", 2), SmallModel("b", 2)});
+    std::vector<uint64_t> workers;
+    for (const char* name : {"w0", "w1", "w2", "w3"}) workers.push_back(Join(name));
+    FinishStart(TakeAssigns());
+    actions_ = GroupActions();
+    for (const size_t dies : {0, 3}) {  // one of each group
+      manager_->OnLeft(workers[dies], absl::UnavailableError("killed"), clock_.Now(), actions_);
+    }
+    EXPECT_TRUE(TakeAssigns().empty()) << "one of each does not make a group";
+    if (returns) {
+      const uint64_t again = Join("w3");
+      const auto assigns = TakeAssigns();
+      ASSERT_EQ(assigns.size(), 2u);
+      EXPECT_EQ(assigns[0].second.model_name(), "b") << "where it was before";
+      EXPECT_EQ(assigns[0].first, workers[2]);
+      EXPECT_EQ(assigns[1].first, again);
+      continue;
+    }
+    std::vector<std::pair<uint64_t, pb::Assign>> assigns;
+    for (absl::Duration waited; waited < kReturnGrace; waited += absl::Milliseconds(250)) {
+      EXPECT_TRUE(assigns.empty()) << "after " << waited;
+      clock_.Advance(absl::Milliseconds(250));
+      for (const size_t lives : {1, 2}) Say(workers[lives], HeartbeatMessage());
+      manager_->Tick(clock_.Now(), actions_);
+      assigns = TakeAssigns();
+    }
+    EXPECT_EQ(assigns.size(), 2u) << "one model is better than none";
+  }
+}
+
 TEST_F(GroupManagerTest, StaleMessagesOfAnEarlierEpochAreIgnored) {
   Make({SmallModel("m", 1)});
   const uint64_t worker = Join("w0");
