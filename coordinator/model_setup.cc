@@ -99,6 +99,7 @@ absl::Status OpenModel(const CoordinatorOptions& options, const NamedDirectory& 
   memory.context_max = options.context_max;
   memory.tokens_max = options.tokens_max;
   memory.rows_max = options.rows_max;
+  memory.chunk_max = options.chunk_max;
   memory.kv_bytes_max = options.kv_memory_bytes;
   if (memory.kv_bytes_max == 0) {
     TESSERA_ASSIGN_OR_RETURN(memory.kv_bytes_max, DefaultKvBytes(served.spec, memory));

@@ -16,7 +16,12 @@ BlockManager::BlockManager(int64_t block_size, absl::Span<const PoolSpec> pools)
   TESSERA_CHECK(block_size > 0) << "block size " << block_size;
   pools_.reserve(pools.size());
   for (const PoolSpec& spec : pools) {
-    pools_.push_back(Pool{spec.window, spec.chunk_max, BlockPool(spec.num_blocks, block_size)});
+    // A window's borders cut a block at either end.
+    const int64_t kept_max =
+        spec.window == 0 ? std::numeric_limits<int64_t>::max() : spec.window + block_size;
+    pools_.push_back(
+        Pool{spec.window, spec.chunk_max, kept_max, BlockPool(spec.num_blocks, block_size)});
+    kept_max_ = std::max(kept_max_, kept_max);
   }
 }
 
@@ -37,22 +42,30 @@ bool BlockManager::CanEverFit(int64_t tokens) const {
 }
 
 template <typename Count>
-int64_t BlockManager::Fewest(Count count) const {
+int64_t BlockManager::Fewest(int64_t kept_min, Count count) const {
   int64_t least = std::numeric_limits<int64_t>::max();
-  for (size_t group = 0; group < pools_.size(); ++group) least = std::min(least, count(group));
+  for (size_t group = 0; group < pools_.size(); ++group) {
+    if (pools_[group].kept_max >= kept_min) least = std::min(least, count(group));
+  }
   return least * block_size_;
 }
 
 int64_t BlockManager::FreeTokens() const {
-  return Fewest([&](size_t group) { return pools_[group].pool.free(); });
+  return Fewest(0, [&](size_t group) { return pools_[group].pool.free(); });
 }
 
 int64_t BlockManager::PinnedTokens() const {
-  return Fewest([&](size_t group) { return pools_[group].pool.pinned(); });
+  return Fewest(0, [&](size_t group) { return pools_[group].pool.pinned(); });
 }
 
 int64_t BlockManager::TotalTokens() const {
-  return Fewest([&](size_t group) { return pools_[group].pool.total(); });
+  return Fewest(kept_max_, [&](size_t group) { return pools_[group].pool.total(); });
+}
+
+int64_t BlockManager::RoomTokens() const {
+  return Fewest(kept_max_, [&](size_t group) {
+    return pools_[group].pool.free() + pools_[group].pool.pinned();
+  });
 }
 
 BlockId BlockManager::Find(const Pool& pool, const PrefixChain& chain, int64_t block) const {
@@ -189,7 +202,7 @@ void BlockManager::Retire(uint64_t plan) {
 }
 
 int64_t BlockManager::PrivateTokens(const BlockTables& tables) const {
-  return Fewest([&](size_t group) {
+  return Fewest(kept_max_, [&](size_t group) {
     const BlockTable& table = tables[group];
     return static_cast<int64_t>(
         std::count_if(table.ids.begin() + table.num_null, table.ids.end(),

@@ -9,6 +9,7 @@
 #ifndef TESSERA_COORDINATOR_KV_BLOCK_MANAGER_H_
 #define TESSERA_COORDINATOR_KV_BLOCK_MANAGER_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -45,10 +46,25 @@ class BlockManager {
   // Whether a sequence of so many tokens fits when nothing else is there.
   bool CanEverFit(int64_t tokens) const;
   // Blocks in the KvGroup that has fewest, as tokens: free ones, those that become free when the
-  // plans in flight have retired, all there are.
+  // plans in flight have retired.
   int64_t FreeTokens() const;
   int64_t PinnedTokens() const;
+
+  // How much a sequence takes up is measured in the KvGroups that keep most of it: the full ones,
+  // or those with the widest window. What such a measure leaves out is small beside it.
+  // Of `tokens` tokens of a sequence, those that stay.
+  int64_t KeptTokens(int64_t tokens) const { return std::min(tokens, kept_max_); }
+  // All blocks there are, as tokens.
   int64_t TotalTokens() const;
+  // Those that are free or become so when the plans in flight have retired.
+  int64_t RoomTokens() const;
+  // Tokens in blocks of the tables that no other table holds: what giving them back makes free.
+  int64_t PrivateTokens(const BlockTables& tables) const;
+
+  // The same of one KvGroup.
+  int64_t KeptTokens(int group, int64_t tokens) const {
+    return std::min(tokens, pools_[static_cast<size_t>(group)].kept_max);
+  }
 
   struct PrefixHit {
     int64_t blocks = 0;  // whole blocks at the beginning of the chain that every KvGroup has
@@ -79,8 +95,6 @@ class BlockManager {
   int64_t total(int group) const { return pools_[group].pool.total(); }
   int64_t free(int group) const { return pools_[group].pool.free(); }
   int64_t cached(int group) const { return pools_[group].pool.cached(); }
-  // Tokens in blocks of the tables that no other table holds: what giving them back makes free.
-  int64_t PrivateTokens(const BlockTables& tables) const;
 
   // The first broken invariant. `live` are all the tables that hold blocks of this manager.
   absl::Status Validate(absl::Span<const BlockTables* const> live) const;
@@ -89,17 +103,19 @@ class BlockManager {
   struct Pool {
     int64_t window;
     int64_t chunk_max;
+    int64_t kept_max;  // tokens that stay of a long sequence
     BlockPool pool;
   };
-  // The least count(KvGroup) in blocks, as tokens.
+  // The least count(KvGroup) in blocks, as tokens; of those that keep at least so many tokens.
   template <typename Count>
-  int64_t Fewest(Count count) const;
+  int64_t Fewest(int64_t kept_min, Count count) const;
   BlockId Find(const Pool& pool, const PrefixChain& chain, int64_t block) const;
   // The first block that a query at `position` or later can see in that KvGroup.
   int64_t FirstVisible(const Pool& pool, int64_t position) const;
 
   const int64_t block_size_;
   std::vector<Pool> pools_;  // index = KvGroup
+  int64_t kept_max_ = 0;     // of the KvGroups that keep most
 };
 
 }  // namespace tessera

@@ -36,7 +36,8 @@ struct TenantState {
   double kv_share = 1;
   double used = 0;          // the virtual counter, in weighted tokens
   int64_t num_running = 0;  // sequences
-  int64_t held_tokens = 0;  // positions in the tables of its sequences, shared ones included
+  // Positions in the tables of its sequences that are kept, shared ones included.
+  int64_t held_tokens = 0;
   std::map<int, Waiting, std::greater<int>> waiting;  // by priority, highest first; none empty
 
   bool active() const { return num_running > 0 || !waiting.empty(); }

@@ -60,7 +60,8 @@ bool PlanBuilder::Hold(Sequence& sequence, int64_t tokens, bool may_take) {
   sequence.may_share = false;
   const int64_t held =
       std::max(blocks.BlocksFor(end) * blocks.block_size(), sequence.num_held_tokens);
-  sequence.tenant->held_tokens += held - sequence.num_held_tokens;
+  sequence.tenant->held_tokens +=
+      blocks.KeptTokens(held) - blocks.KeptTokens(sequence.num_held_tokens);
   sequence.num_held_tokens = held;
   return true;
 }

@@ -104,7 +104,12 @@ bool Scheduler::State::IsOverShare(uint32_t model, const TenantState& tenant,
 }
 
 bool Scheduler::State::Borrows(uint32_t model, const Sequence& sequence) const {
-  return IsOverShare(model, sequence.request->tenant, sequence.num_tokens() + options.block_size);
+  const int64_t tokens = sequence.num_tokens() + options.block_size;
+  for (const auto& [id, group] : groups) {
+    if (!group.ready || group.model != model) continue;
+    return IsOverShare(model, sequence.request->tenant, group.blocks->KeptTokens(tokens));
+  }
+  return false;
 }
 
 BlockManager::PrefixHit Scheduler::State::FindHit(const GroupState& group,
@@ -121,29 +126,42 @@ BlockManager::PrefixHit Scheduler::State::FindHit(const GroupState& group,
 bool Scheduler::State::Fits(const GroupState& group, const Sequence& sequence,
                             const BlockManager::PrefixHit& hit) const {
   if (group.running.empty()) return true;  // CanEverFit is known
+  for (int kv_group = 0; kv_group < group.blocks->num_groups(); ++kv_group) {
+    if (!FitsKvGroup(group, kv_group, sequence, hit)) return false;
+  }
+  return true;
+}
+
+bool Scheduler::State::FitsKvGroup(const GroupState& group, int kv_group, const Sequence& sequence,
+                                   const BlockManager::PrefixHit& hit) const {
   const BlockManager& blocks = *group.blocks;
   const int64_t block_size = blocks.block_size();
   const OutputLengths& lengths = models[group.model]->lengths;
   Outlook outlook;
-  int64_t own_held = 0;
+  const auto kept = [&](int64_t tokens) { return blocks.KeptTokens(kv_group, tokens); };
   const auto add = [&](const Sequence& s, int64_t shared) {
-    // Every sequence wastes the rest of its last block.
-    const int64_t own =
-        std::max(s.num_held_tokens, s.num_tokens() + block_size) - std::min(shared, s.num_tokens());
     const int64_t most = s.num_tokens_max - s.num_prompt_tokens;
     const int64_t remaining = lengths.Remaining(s.num_output(), most);
-    outlook.Add(own, remaining, most - s.num_output());
+    // Every sequence wastes the rest of its last block. Behind a window nothing grows any more.
+    const int64_t now = kept(std::max(s.num_held_tokens, s.num_tokens() + block_size));
+    const auto growth = [&](int64_t tokens) {
+      return kept(s.num_tokens() + block_size + tokens) - kept(s.num_tokens() + block_size);
+    };
+    outlook.Add(now - std::min(shared, kept(s.num_tokens())), growth(remaining),
+                growth(most - s.num_output()));
     for (int64_t i = 1; i < s.num_slots(); ++i) {
-      outlook.Add(block_size, remaining, most - s.num_output());
+      outlook.Add(block_size, growth(remaining), growth(most - s.num_output()));
     }
   };
+  int64_t own_held = 0;
   for (const Sequence* other : group.running) {
-    own_held += std::max<int64_t>(other->num_held_tokens - other->num_shared_tokens, 0);
+    own_held += std::max<int64_t>(kept(other->num_held_tokens) - other->num_shared_tokens, 0);
     add(*other, other->num_shared_tokens);
   }
-  const int64_t held = blocks.TotalTokens() - blocks.FreeTokens();
+  const int64_t total = blocks.total(kv_group) * block_size;
+  const int64_t held = total - blocks.free(kv_group) * block_size;
   add(sequence, hit.held * block_size);
-  return outlook.Fits(std::max<int64_t>(held - own_held, 0), blocks.TotalTokens());
+  return outlook.Fits(std::max<int64_t>(held - own_held, 0), total);
 }
 
 Scheduler::State::Place Scheduler::State::FindPlace(uint32_t model, Sequence& sequence) const {
@@ -181,7 +199,7 @@ void Scheduler::State::Enter(const Place& place, Sequence& sequence) {
   sequence.num_held_tokens = hit;
   sequence.num_content_blocks = place.hit.blocks;
   sequence.num_shared_tokens = place.hit.held * options.block_size;
-  request.tenant.held_tokens += hit;
+  request.tenant.held_tokens += group.blocks->KeptTokens(hit);
   ++request.tenant.num_running;
   group.running.push_back(&sequence);
   group.num_slots += sequence.num_slots();

@@ -220,8 +220,9 @@ void Scheduler::State::CommitComputed(GroupState& group, Sequence& sequence, int
         static_cast<uint64_t>(std::max<int64_t>(again - before, 0));
     sequence.recomputes = sequence.num_computed_tokens < sequence.num_computed_before;
   }
-  FairQueue::Charge(*sequence.tenant,
-                    static_cast<double>(sequence.num_held_tokens) * kHeldTokenCost);
+  FairQueue::Charge(
+      *sequence.tenant,
+      static_cast<double>(group.blocks->KeptTokens(sequence.num_held_tokens)) * kHeldTokenCost);
   if (sequence.num_computed_tokens >= sequence.content_due) {
     NameContent(sequence, sequence.num_computed_tokens);
   }
@@ -304,7 +305,7 @@ void Scheduler::State::Fork(GroupState& group, Sequence& parent, const int32_t* 
     group.blocks->Share(parent.tables, child->tables);
     group.running.push_back(child.get());
     group.owed_tokens += child->num_owed_tokens();
-    request.tenant.held_tokens += child->num_held_tokens;
+    request.tenant.held_tokens += group.blocks->KeptTokens(child->num_held_tokens);
     ++request.tenant.num_running;
     request.sequences.push_back(std::move(child));
     CommitScored(*request.sequences.back(), tokens[choice], std::move(logprobs[choice]));

@@ -121,7 +121,7 @@ absl::Status ValidateGroup(const GroupState& group, const SchedulerOptions& opti
     live.push_back(&sequence->tables);
     TenantUse& tenant = use[&sequence->request->tenant];
     ++tenant.running;
-    tenant.held += sequence->num_held_tokens;
+    tenant.held += group.blocks->KeptTokens(sequence->num_held_tokens);
   }
   if (owed != group.owed_tokens || slots != group.num_slots || leaving != group.num_leaving ||
       slots > options.rows_max) {

@@ -92,7 +92,7 @@ void Scheduler::State::Reclaim(uint32_t model, const Sequence& sequence, absl::T
     if (!group.ready || group.model != model) continue;
     if (!group.blocks->CanEverFit(sequence.num_kv_tokens_max())) continue;
     int64_t slots = options.rows_max - group.num_slots;
-    int64_t tokens = group.blocks->FreeTokens() + group.blocks->PinnedTokens();
+    int64_t tokens = group.blocks->RoomTokens();
     std::vector<Victim> victims;
     for (Sequence* other : group.running) {
       if (other->leaving) {
@@ -107,9 +107,8 @@ void Scheduler::State::Reclaim(uint32_t model, const Sequence& sequence, absl::T
     }
     std::sort(victims.begin(), victims.end(),
               [](const Victim& a, const Victim& b) { return a.key > b.key; });
-    const auto enough = [&] {
-      return slots >= sequence.num_slots() && tokens >= sequence.num_tokens() + options.block_size;
-    };
+    const int64_t needed = group.blocks->KeptTokens(sequence.num_tokens() + options.block_size);
+    const auto enough = [&] { return slots >= sequence.num_slots() && tokens >= needed; };
     size_t count = 0;
     for (; count < victims.size() && !enough(); ++count) {
       const Sequence& victim = *victims[count].sequence;

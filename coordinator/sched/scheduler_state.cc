@@ -55,7 +55,7 @@ void Scheduler::State::LeaveGroup(Sequence& sequence, int64_t kept_tokens) {
   group.has_left = true;
   group.blocks->Release(sequence.chosen_step, sequence.tables);
   if (sequence.chosen_step > 0) group.finished_ids.push_back(sequence.id);
-  tenant.held_tokens -= sequence.num_held_tokens;
+  tenant.held_tokens -= group.blocks->KeptTokens(sequence.num_held_tokens);
   --tenant.num_running;
   ++models[group.model]->room_version;
 }
@@ -108,7 +108,7 @@ void Scheduler::State::LoseGroup(GroupState& group) {
   }
   for (Sequence* sequence : std::exchange(group.running, {})) {
     TenantState& tenant = sequence->request->tenant;
-    tenant.held_tokens -= sequence->num_held_tokens;
+    tenant.held_tokens -= group.blocks->KeptTokens(sequence->num_held_tokens);
     --tenant.num_running;
     sequence->status = SequenceStatus::kWaiting;
     ResetSequence(*sequence);

@@ -120,6 +120,8 @@ struct Scheduler::State {
   Place FindPlace(uint32_t model, Sequence& sequence) const;
   bool Fits(const GroupState& group, const Sequence& sequence,
             const BlockManager::PrefixHit& hit) const;
+  bool FitsKvGroup(const GroupState& group, int kv_group, const Sequence& sequence,
+                   const BlockManager::PrefixHit& hit) const;
   BlockManager::PrefixHit FindHit(const GroupState& group, Sequence& sequence) const;
   void Enter(const Place& place, Sequence& sequence);
   // The tenant holds more of the model's KV cache than its share, or would with so many tokens

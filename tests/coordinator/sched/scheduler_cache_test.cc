@@ -105,6 +105,25 @@ TEST_F(SchedulerCacheTest, AWindowedModelHitsAndForgetsBehindItsWindow) {
   EXPECT_EQ(tokens_[id], Expected(id).tokens);
 }
 
+// A window's pool is as much smaller as less of a long sequence stays there.
+TEST_F(SchedulerCacheTest, AWindowsSmallPoolHoldsAsManySequencesAsTheLargeOne) {
+  KvGroup window;
+  window.kind = KvGroup::Kind::kWindow;
+  window.window = 8;
+  options_.models[0].kv_groups.push_back(window);
+  ReadyWith(0, 1, {8 * 22, 8 * 3 + 9});  // 22 blocks of a sequence, of which 3 stay, 9 at most
+  std::vector<RequestId> ids;
+  for (int i = 0; i < 8; ++i) {
+    ids.push_back(Add(Make(6, 80)));
+    Schedule();
+    Finish();
+  }
+  EXPECT_EQ(scheduler().Stats().running, 8);
+  RunToEnd();
+  EXPECT_EQ(scheduler().Stats().models[0].preemptions, 0u);
+  for (RequestId id : ids) EXPECT_EQ(tokens_[id], Expected(id).tokens);
+}
+
 // Everybody is told to expect short answers, and then they are long.
 TEST_F(SchedulerCacheTest, WhoCannotGrowTakesFromWhoLosesLeastAndAllAnswersAreRight) {
   options_.rows_max = 8;

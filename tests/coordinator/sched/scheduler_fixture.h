@@ -58,11 +58,13 @@ class SchedulerTest : public ::testing::Test {
     if (!valid.ok()) violations_.push_back(std::string(valid.message()));
   }
   void Ready(uint32_t group, uint64_t epoch = 1, uint32_t num_blocks = 100, uint32_t model = 0) {
+    ReadyWith(group, epoch,
+              std::vector<uint32_t>(options_.models[model].kv_groups.size(), num_blocks), model);
+  }
+  void ReadyWith(uint32_t group, uint64_t epoch, std::vector<uint32_t> num_blocks,
+                 uint32_t model = 0) {
     const GroupReady ready{
-        .group = group,
-        .epoch = epoch,
-        .model = model,
-        .num_blocks = std::vector<uint32_t>(options_.models[model].kv_groups.size(), num_blocks)};
+        .group = group, .epoch = epoch, .model = model, .num_blocks = std::move(num_blocks)};
     Apply(ready);
     ranks_[group] = std::make_unique<FakeRanks>(ready, options_, 2, violations_);
   }
