@@ -15,7 +15,7 @@ readonly JOBS="${TESSERA_JOBS:-$(nproc)}"
 
 # The sanitizers run what has threads, raw memory or hostile input; the rest is built by `clang`.
 readonly ASAN_TESTS=(base_test models_test kernels_cpu_test worker_test worker_comm_test worker_sampler_test
-                     coordinator_text_test coordinator_kv_test coordinator_sched_test
+                     coordinator_text_test coordinator_kv_test coordinator_sched_test coordinator_sim_test
                      coordinator_engine_test coordinator_cluster_test coordinator_tenants_test
                      coordinator_api_test)
 readonly TSAN_TESTS=(kernels_cpu_test coordinator_engine_test coordinator_tenants_test)

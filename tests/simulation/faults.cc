@@ -5,6 +5,8 @@
 #include <memory>
 #include <utility>
 
+#include "tests/simulation/symbolic_model.h"
+
 namespace tessera::simulation {
 
 using sim::MessageFate;
@@ -15,9 +17,16 @@ MessageFate Faults::Fate(sim::MessageKind /*kind*/) {
   fate.drop = random_.Chance(rates_.drop);
   fate.duplicate = random_.Chance(rates_.duplicate);
   fate.overtake = random_.Chance(rates_.overtake);
-  if (random_.Chance(rates_.delay)) fate.delay = rates_.delay_max * random_.Uniform();
-  num_hits_ += fate.drop + fate.duplicate + fate.overtake;
+  const bool delayed = random_.Chance(rates_.delay);
+  if (delayed) fate.delay = rates_.delay_max * random_.Uniform();
+  num_hits_ += fate.drop + fate.duplicate + fate.overtake + delayed;
   return fate;
+}
+
+bool Faults::IsOutOfMemory() {
+  const bool fails = !stopped_ && random_.Chance(rates_.out_of_memory);
+  num_hits_ += fails;
+  return fails;
 }
 
 void Faults::Remember(const StepDone& done) {
@@ -25,7 +34,9 @@ void Faults::Remember(const StepDone& done) {
 }
 
 void Faults::Remember(const cluster::v1::StepPlan& plan) {
-  if (rates_.stale > 0 && (!old_plan_.has_value() || random_.Chance(0.05))) old_plan_ = plan;
+  if (rates_.stale <= 0) return;
+  if (!old_plan_.has_value() || random_.Chance(0.05)) old_plan_ = plan;
+  last_plan_ = plan;
 }
 
 template <typename Fault>
@@ -74,13 +85,30 @@ void Faults::Start(const Scenario& scenario, sim::Simulation& simulation, Worklo
   Schedule(rates_.reload, [this] { Reload(); });
 }
 
+// What a rank told an earlier coordinator, whose epochs and steps had the same numbers as now.
+cluster::v1::StepResult Faults::OfEarlierTerm() {
+  cluster::v1::StepResult result;
+  result.set_term(last_plan_->term() - 1);
+  result.set_epoch(last_plan_->epoch());
+  result.set_group(last_plan_->group());
+  result.set_step(last_plan_->step() - random_.Below(2));
+  for (int row = 0; row < last_plan_->sequence_size(); ++row) {
+    const bool samples = last_plan_->output(row) == cluster::v1::OUTPUT_SAMPLE;
+    result.add_num_sampled(samples ? last_plan_->num_choices(row) : 0);
+    for (uint32_t i = 0; i < result.num_sampled(row); ++i) {
+      result.add_sampled(static_cast<int32_t>(random_.Below(kVocabSize)));
+    }
+  }
+  return result;
+}
+
 // An answer or a plan of another time: of this life, of an earlier epoch, or of an earlier term.
 void Faults::SendStale() {
   sim::Worker& worker = Somebody();
-  if (old_done_.has_value() && random_.Chance(0.6)) {
-    cluster::v1::StepResult result = old_done_->rank_results.front();
-    if (random_.Chance(0.3)) result.set_term(result.term() - 1);
-    worker.InjectResult(std::move(result));
+  if (last_plan_.has_value() && random_.Chance(0.3)) {
+    worker.InjectResult(OfEarlierTerm());
+  } else if (old_done_.has_value() && random_.Chance(0.6)) {
+    worker.InjectResult(old_done_->rank_results.front());
   } else if (old_plan_.has_value()) {
     auto plan = std::make_shared<cluster::v1::StepPlan>(*old_plan_);
     if (random_.Chance(0.3)) plan->set_term(plan->term() - 1);

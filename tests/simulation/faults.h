@@ -23,7 +23,7 @@ class Faults {
   // Hooks of the simulation.
   sim::MessageFate Fate(sim::MessageKind kind);
   // A step of a rank fails for want of memory.
-  bool IsOutOfMemory() { return !stopped_ && random_.Chance(rates_.out_of_memory); }
+  bool IsOutOfMemory();
   // For later replay as stale ones.
   void Remember(const StepDone& done);
   void Remember(const cluster::v1::StepPlan& plan);
@@ -41,6 +41,8 @@ class Faults {
   void Reload();
   absl::Duration RestartTime();
 
+  cluster::v1::StepResult OfEarlierTerm();
+
   const FaultRates rates_;
   sim::Random random_;
   bool stopped_ = false;
@@ -50,6 +52,7 @@ class Faults {
   absl::Duration phase_;
   std::optional<StepDone> old_done_;
   std::optional<cluster::v1::StepPlan> old_plan_;
+  std::optional<cluster::v1::StepPlan> last_plan_;
 };
 
 }  // namespace tessera::simulation

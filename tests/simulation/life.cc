@@ -12,9 +12,11 @@
 #include "coordinator/sim/simulation.h"
 #include "tests/simulation/fairness_check.h"
 #include "tests/simulation/faults.h"
+#include "tests/simulation/group_check.h"
 #include "tests/simulation/ledger_check.h"
 #include "tests/simulation/plan_shadow.h"
 #include "tests/simulation/request_book.h"
+#include "tests/simulation/room_check.h"
 #include "tests/simulation/scenario.h"
 #include "tests/simulation/symbolic_rank.h"
 #include "tests/simulation/text_side.h"
@@ -41,9 +43,11 @@ class Life {
       : scenario_(Scenario::Draw(seed)),
         random_(sim::Mix(seed) + 1),
         trace_(out),
-        book_(options().block_size, options().prefix_cache, violations_),
+        book_(BookRules(), violations_),
         shadow_(options(), book_, violations_),
         fairness_(options(), scenario_.workload.priorities == 0, book_, violations_),
+        room_(options(), book_, violations_),
+        groups_(GroupBounds(), violations_),
         ledger_(violations_),
         faults_(scenario_, random_.Fork()),
         simulation_(scenario_.simulation, Hooks()),
@@ -59,6 +63,8 @@ class Life {
 
  private:
   const SchedulerOptions& options() const { return scenario_.simulation.scheduler; }
+  RequestBook::Rules BookRules() const;
+  GroupCheck::Bounds GroupBounds() const;
   sim::SimulationHooks Hooks();
   sim::RankProgram MakeRank(const cluster::v1::Assign& assign);
   void OnEvent(const Event& event);
@@ -78,6 +84,8 @@ class Life {
   RequestBook book_;
   PlanShadow shadow_;
   FairnessCheck fairness_;
+  RoomCheck room_;
+  GroupCheck groups_;
   LedgerCheck ledger_;
   Faults faults_;
   TrueToken true_token_;
@@ -88,9 +96,38 @@ class Life {
   Workload workload_;
 };
 
+RequestBook::Rules Life::BookRules() const {
+  RequestBook::Rules rules{.block_size = options().block_size,
+                           .prefix_cache = options().prefix_cache,
+                           .hopeless_within = absl::InfiniteDuration(),
+                           .turn = 2 * scenario_.simulation.turn_time};
+  const FaultRates& faults = scenario_.faults;
+  if (faults.slow > 0 || faults.pause > 0) return rules;
+  // A prompt token cannot take longer than this, so whoever has that much time for each may hope.
+  const sim::StepTimeModel& time = scenario_.simulation.workers.front().time;
+  rules.hopeless_within = 3 * (time.per_step + time.per_token);
+  return rules;
+}
+
+GroupCheck::Bounds Life::GroupBounds() const {
+  const GroupManagerOptions& cluster = scenario_.simulation.cluster;
+  const sim::LinkModel& link = scenario_.simulation.link;
+  GroupCheck::Bounds bounds;
+  bounds.heartbeat = options().heartbeat_interval;
+  bounds.turn = 2 * scenario_.simulation.turn_time;
+  // A jitter of forty times its mean does not happen.
+  bounds.silence = cluster.heartbeat_interval * (cluster.heartbeats_missed_max + 0.5) +
+                   2 * link.delay + 40 * link.jitter + bounds.turn;
+  if (scenario_.faults.delay > 0) bounds.silence += scenario_.faults.delay_max;
+  return bounds;
+}
+
 sim::SimulationHooks Life::Hooks() {
   sim::SimulationHooks hooks;
-  hooks.ranks = [this](const cluster::v1::Assign& assign, uint32_t) { return MakeRank(assign); };
+  hooks.ranks = [this](const cluster::v1::Assign& assign, uint32_t worker) {
+    groups_.AddRank(assign, simulation_.worker(worker));
+    return MakeRank(assign);
+  };
   hooks.observers.event = [this](const Event& event) { OnEvent(event); };
   hooks.observers.plan = [this](const StepPlan& plan) { OnPlan(plan); };
   hooks.observers.updates = [this](std::vector<RequestUpdate> updates) {
@@ -122,13 +159,14 @@ sim::RankProgram Life::MakeRank(const cluster::v1::Assign& assign) {
   };
 }
 
-// Computed from the rules: who may be refused.
+// Computed from the rules: who is to be refused.
 void Life::NoteRefusal(const Request& request) {
   const SchedulerStats stats = simulation_.scheduler().Stats();
+  BookedRequest& booked = *book_.Find(request.id);
   const int64_t context_max = options().models[request.model].context_max;
-  book_.Find(request.id)->may_refuse = draining_ || stats.waiting >= options().waiting_max ||
-                                       request.sampling.num_choices > options().rows_max ||
-                                       static_cast<int64_t>(request.prompt.size()) >= context_max;
+  booked.must_refuse = draining_ || stats.waiting >= options().waiting_max ||
+                       request.sampling.num_choices > options().rows_max ||
+                       static_cast<int64_t>(request.prompt.size()) >= context_max;
 }
 
 void Life::OnEvent(const Event& event) {
@@ -143,6 +181,7 @@ void Life::OnEvent(const Event& event) {
   }
   book_.Observe(event, simulation_.Now());
   shadow_.Observe(event);
+  groups_.Observe(event, faults_.num_hits() > 0, simulation_.Now());
   fairness_.Observe(event);
 }
 
@@ -153,6 +192,7 @@ void Life::OnPlan(const StepPlan& plan) {
   trace_.Add(plan, simulation_.Now());
   faults_.Remember(plan);
   shadow_.Observe(plan);
+  groups_.Observe(plan, simulation_.Now());
   fairness_.Observe(plan);
 }
 
@@ -168,9 +208,12 @@ void Life::OnUpdates(std::vector<RequestUpdate> updates) {
 void Life::OnTurn() {
   const absl::Status valid = simulation_.scheduler().Validate();
   if (!valid.ok()) violations_.Report(Checker::kValidate, std::string(valid.message()));
-  book_.CheckDeadlines(simulation_.Now());
+  book_.CheckAfterTurn(simulation_.Now());
   fairness_.AfterTurn();
-  shadow_.CheckStats(simulation_.scheduler().Stats());
+  const SchedulerStats stats = simulation_.scheduler().Stats();
+  shadow_.CheckStats(stats);
+  room_.Check(stats);
+  groups_.AfterTurn(simulation_.Now());
   if (simulation_.scheduler().NextWakeup() <= simulation_.Now()) {
     violations_.Report(Checker::kDeadline, "the next wakeup is not in the future");
   }
@@ -261,8 +304,12 @@ const char* CheckerName(Checker checker) {
       return "deadline";
     case Checker::kFairness:
       return "fairness";
+    case Checker::kRoom:
+      return "room";
     case Checker::kLiveness:
       return "liveness";
+    case Checker::kGroups:
+      return "groups";
     case Checker::kLedger:
       return "ledger";
     case Checker::kTrace:

@@ -27,6 +27,12 @@ int64_t PlanShadow::FirstVisible(const Pool& pool, int64_t position) const {
   return std::max<int64_t>(0, position - pool.window + 1) / options_.block_size;
 }
 
+// Tokens of a choice, the prompt included, at most.
+int64_t PlanShadow::LengthMax(const Request& request) const {
+  return std::min(static_cast<int64_t>(request.prompt.size()) + request.sampling.max_tokens,
+                  options_.models[request.model].context_max);
+}
+
 void PlanShadow::Observe(const Event& event) {
   if (const auto* ready = std::get_if<GroupReady>(&event)) {
     Group& group = groups_[ready->group];
@@ -83,6 +89,10 @@ bool PlanShadow::TakeRow(const StepPlan& plan, int row, bool is_reset, int& next
   sequence.start = plan.start_position(row);
   sequence.end = sequence.start + plan.num_new_tokens(row);
   sequence.last_step = plan.step();
+  const BookedRequest* booked = book_.Find(sequence.request_id);
+  if (booked != nullptr && sequence.end >= LengthMax(*booked->request)) {
+    Violate(absl::StrCat("sequence ", id, " computes its last possible token"));
+  }
   for (int g = 0; g < groups; ++g) {
     const int64_t held = static_cast<int64_t>(sequence.tables[g].size());
     if (held * options_.block_size < sequence.end) {

@@ -79,6 +79,7 @@ class PlanShadow {
   void CheckCopies(const cluster::v1::StepPlan& plan, const std::vector<bool>& is_reset,
                    const Group& group);
   // The first block that a query at `position` or later sees.
+  int64_t LengthMax(const Request& request) const;
   int64_t FirstVisible(const Pool& pool, int64_t position) const;
   void CheckGroupStats(const GroupStats& seen, const Group& group);
   // Sequences of the newest plan under way that are all of those that run; empty when others run

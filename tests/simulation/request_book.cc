@@ -7,8 +7,11 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
+#include "tests/coordinator/sched/details_of.h"
 
 namespace tessera::simulation {
+
+using testing::DetailsOf;
 namespace {
 
 bool SameScore(const TokenLogprobs& a, const TokenLogprobs& b) {
@@ -55,12 +58,17 @@ void RequestBook::Violate(Checker checker, const BookedRequest& booked, const st
 
 void RequestBook::Observe(const Event& event, absl::Time now) {
   if (const auto* request = std::get_if<NewRequest>(&event)) {
-    requests_.at(request->request->id).applied = true;
+    BookedRequest& booked = requests_.at(request->request->id);
+    booked.applied = true;
+    booked.applied_at = now;
     if (request->request->deadline != absl::InfiniteFuture()) {
       deadlines_.emplace(std::max(request->request->deadline, now), request->request->id);
     }
   } else if (const auto* cancel = std::get_if<Cancel>(&event)) {
-    if (BookedRequest* booked = Find(cancel->request)) booked->cancelled = true;
+    if (BookedRequest* booked = Find(cancel->request)) {
+      booked->cancelled = true;
+      cancelled_.push_back(cancel->request);
+    }
   } else if (const auto* stop = std::get_if<TextStop>(&event)) {
     BookedRequest* booked = Find(stop->request);
     if (booked == nullptr || booked->end.has_value()) return;
@@ -85,9 +93,12 @@ void RequestBook::Take(const RequestUpdate& update, absl::Time now) {
     return Violate(Checker::kTokens, *booked,
                    absl::StrCat("choice ", update.choice, " of ", booked->choices.size()));
   }
-  if (update.tokens.empty() && update.prompt_logprobs.empty() && !update.ended &&
+  if (update.tokens.empty() && DetailsOf(update).prompt_logprobs.empty() && !update.ended &&
       !update.finished) {
     Violate(Checker::kTokens, *booked, "an update that says nothing");
+  }
+  if (booked->must_refuse && update.reason != FinishReason::kRejected) {
+    Violate(Checker::kTerminal, *booked, "was taken and had to be refused");
   }
   TakePromptScores(*booked, update);
   TakeTokens(*booked, update);
@@ -97,13 +108,13 @@ void RequestBook::Take(const RequestUpdate& update, absl::Time now) {
 
 void RequestBook::TakePromptScores(BookedRequest& booked, const RequestUpdate& update) {
   const std::vector<TokenLogprobs>& wanted = booked.reference.prompt_logprobs;
-  if (update.prompt_logprobs.empty()) return;
-  if (update.first_prompt_index != booked.prompt_scores + 1) {
+  if (DetailsOf(update).prompt_logprobs.empty()) return;
+  if (DetailsOf(update).first_prompt_index != booked.prompt_scores + 1) {
     Violate(Checker::kUsage, booked,
-            absl::StrCat("prompt scores from ", update.first_prompt_index, " on after ",
+            absl::StrCat("prompt scores from ", DetailsOf(update).first_prompt_index, " on after ",
                          booked.prompt_scores));
   }
-  for (const TokenLogprobs& score : update.prompt_logprobs) {
+  for (const TokenLogprobs& score : DetailsOf(update).prompt_logprobs) {
     const size_t index = booked.prompt_scores++;
     if (index >= wanted.size() || !SameScore(score, wanted[index])) {
       return Violate(Checker::kUsage, booked,
@@ -128,7 +139,7 @@ void RequestBook::TakeTokens(BookedRequest& booked, const RequestUpdate& update)
     Violate(Checker::kUsage, booked, "tokens before the prompt's scores");
   }
   const bool scores = booked.request->sampling.logprobs;
-  if (update.logprobs.size() != (scores ? update.tokens.size() : 0)) {
+  if (DetailsOf(update).logprobs.size() != (scores ? update.tokens.size() : 0)) {
     return Violate(Checker::kUsage, booked, "scores do not match the tokens");
   }
   for (size_t i = 0; i < update.tokens.size(); ++i) {
@@ -140,7 +151,7 @@ void RequestBook::TakeTokens(BookedRequest& booked, const RequestUpdate& update)
       Violate(Checker::kTokens, booked, name(index) + " is past the stop");
     }
     if (scores && index < wanted.logprobs.size() &&
-        !SameScore(update.logprobs[i], wanted.logprobs[index])) {
+        !SameScore(DetailsOf(update).logprobs[i], wanted.logprobs[index])) {
       Violate(Checker::kUsage, booked, name(index) + " is scored wrong");
     }
     choice.told.push_back(update.tokens[i]);
@@ -179,12 +190,13 @@ void RequestBook::TakeEnd(BookedRequest& booked, const RequestUpdate& update, ab
   --num_open_;
   CheckCause(booked, update, now);
   CheckCached(booked, update);
-  if (update.prompt_tokens != booked.request->prompt.size()) {
+  if (DetailsOf(update).prompt_tokens != booked.request->prompt.size()) {
     Violate(Checker::kUsage, booked,
-            absl::StrCat("counts ", update.prompt_tokens, " prompt tokens"));
+            absl::StrCat("counts ", DetailsOf(update).prompt_tokens, " prompt tokens"));
   }
-  const bool ran = update.first_scheduled != absl::InfiniteFuture();
-  if (ran && (update.first_scheduled < booked.request->arrival || update.first_scheduled > now)) {
+  const bool ran = DetailsOf(update).first_scheduled != absl::InfiniteFuture();
+  if (ran && (DetailsOf(update).first_scheduled < booked.request->arrival ||
+              DetailsOf(update).first_scheduled > now)) {
     Violate(Checker::kUsage, booked, "first scheduled before it came or after it ended");
   }
 }
@@ -203,16 +215,22 @@ void RequestBook::CheckCause(const BookedRequest& booked, const RequestUpdate& u
       break;
     case FinishReason::kDeadline:
       if (!has_deadline) Violate(Checker::kTerminal, booked, "has no deadline");
-      if (now < booked.request->deadline && told > 0) {
-        Violate(Checker::kDeadline, booked, "was running and had time left");
+      if (now < booked.request->deadline &&
+          (told > 0 || now + rules_.hopeless_within * booked.request->prompt.size() <
+                           booked.request->deadline)) {
+        Violate(Checker::kDeadline, booked, "had time left");
+      }
+      if (now > std::max(booked.request->deadline, booked.applied_at) + rules_.turn) {
+        Violate(Checker::kDeadline, booked, "was ended late");
       }
       break;
     case FinishReason::kRejected: {
-      const bool hopeless = has_deadline && absl::IsDeadlineExceeded(update.error);
-      if (update.error.ok() || told > 0 || update.first_scheduled != absl::InfiniteFuture() ||
-          !(booked.may_refuse || hopeless)) {
+      const bool hopeless = has_deadline && absl::IsDeadlineExceeded(DetailsOf(update).error);
+      if (DetailsOf(update).error.ok() || told > 0 ||
+          DetailsOf(update).first_scheduled != absl::InfiniteFuture() ||
+          !(booked.must_refuse || hopeless)) {
         Violate(Checker::kTerminal, booked,
-                absl::StrCat("refused without cause: ", update.error.ToString()));
+                absl::StrCat("refused without cause: ", DetailsOf(update).error.ToString()));
       }
       break;
     }
@@ -222,16 +240,17 @@ void RequestBook::CheckCause(const BookedRequest& booked, const RequestUpdate& u
       for (const ReferenceChoice& choice : booked.reference.choices) {
         fails |= choice.natural_reason == FinishReason::kError;
       }
-      if (!fails || update.error.ok()) {
+      if (!fails || DetailsOf(update).error.ok()) {
         Violate(Checker::kTerminal, booked,
-                absl::StrCat("failed without cause: ", update.error.ToString()));
+                absl::StrCat("failed without cause: ", DetailsOf(update).error.ToString()));
       }
       break;
     }
   }
-  if (update.output_tokens > told) {
+  if (DetailsOf(update).output_tokens > told) {
     Violate(Checker::kUsage, booked,
-            absl::StrCat("counts ", update.output_tokens, " output tokens, told were ", told));
+            absl::StrCat("counts ", DetailsOf(update).output_tokens, " output tokens, told were ",
+                         told));
   }
 }
 
@@ -258,9 +277,10 @@ void RequestBook::CheckComplete(const BookedRequest& booked, const RequestUpdate
       Violate(Checker::kTerminal, booked, "finished in spite of failing logits");
     }
   }
-  if (update.output_tokens != wanted_tokens) {
+  if (DetailsOf(update).output_tokens != wanted_tokens) {
     Violate(Checker::kUsage, booked,
-            absl::StrCat("counts ", update.output_tokens, " output tokens, not ", wanted_tokens));
+            absl::StrCat("counts ", DetailsOf(update).output_tokens, " output tokens, not ",
+                         wanted_tokens));
   }
   if (update.reason != (stops ? FinishReason::kStop : FinishReason::kLength)) {
     Violate(Checker::kTerminal, booked,
@@ -270,15 +290,15 @@ void RequestBook::CheckComplete(const BookedRequest& booked, const RequestUpdate
 
 // A hit is whole blocks, less than the prompt, and somebody of the same domain had those tokens.
 void RequestBook::CheckCached(const BookedRequest& booked, const RequestUpdate& update) {
-  const int64_t cached = update.cached_tokens;
+  const int64_t cached = DetailsOf(update).cached_tokens;
   if (cached == 0) return;
   const Request& request = *booked.request;
-  if (!prefix_cache_ || !request.cache.enabled || cached % block_size_ != 0 ||
+  if (!rules_.prefix_cache || !request.cache.enabled || cached % rules_.block_size != 0 ||
       cached >= static_cast<int64_t>(request.prompt.size())) {
     return Violate(Checker::kUsage, booked, absl::StrCat("has ", cached, " cached tokens"));
   }
   const auto key_of = [&](const Request& owner, int64_t block) {
-    const bool shared = (block + 1) * block_size_ <= int64_t{owner.cache.num_shared_tokens};
+    const bool shared = (block + 1) * rules_.block_size <= int64_t{owner.cache.num_shared_tokens};
     return shared ? owner.cache.shared_key : owner.cache.key;
   };
   const auto gives = [&](const BookedRequest& other) {
@@ -287,7 +307,7 @@ void RequestBook::CheckCached(const BookedRequest& booked, const RequestUpdate& 
         !owner.cache.enabled) {
       return false;
     }
-    for (int64_t block = 0; block < cached / block_size_; ++block) {
+    for (int64_t block = 0; block < cached / rules_.block_size; ++block) {
       if (key_of(owner, block) != key_of(request, block)) return false;
     }
     for (uint32_t c = 0; c < owner.sampling.num_choices; ++c) {
@@ -305,7 +325,12 @@ void RequestBook::CheckCached(const BookedRequest& booked, const RequestUpdate& 
   Violate(Checker::kUsage, booked, absl::StrCat("has ", cached, " cached tokens that nobody had"));
 }
 
-void RequestBook::CheckDeadlines(absl::Time now) {
+void RequestBook::CheckAfterTurn(absl::Time now) {
+  for (RequestId id : cancelled_) {
+    const BookedRequest& booked = requests_.at(id);
+    if (!booked.end.has_value()) Violate(Checker::kTerminal, booked, "lives on after a cancel");
+  }
+  cancelled_.clear();
   while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
     const BookedRequest& booked = requests_.at(deadlines_.begin()->second);
     // When all of it is computed the deadline is met; the text side may still be reading.

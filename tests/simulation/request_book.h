@@ -32,9 +32,10 @@ struct BookedRequest {
   StopStrings stops;
   Reference reference;
   // Filled in as things happen:
-  bool applied = false;     // the scheduler has seen it
-  bool may_refuse = false;  // the queue was full, or draining, or no group can hold it
-  bool cancelled = false;   // a Cancel was applied
+  bool applied = false;  // the scheduler has seen it
+  absl::Time applied_at;
+  bool must_refuse = false;  // the queue was full, or draining, or no group can hold it
+  bool cancelled = false;    // a Cancel was applied
   std::vector<BookedChoice> choices;
   size_t prompt_scores = 0;  // told so far
   std::optional<RequestUpdate> end;
@@ -43,15 +44,23 @@ struct BookedRequest {
 
 class RequestBook {
  public:
-  RequestBook(int64_t block_size, bool prefix_cache, Violations& violations)
-      : block_size_(block_size), prefix_cache_(prefix_cache), violations_(violations) {}
+  struct Rules {
+    int64_t block_size = 1;
+    bool prefix_cache = true;
+    // A request that has so much time for each token of its prompt can meet its deadline.
+    absl::Duration hopeless_within;
+    absl::Duration turn;  // from a deadline to the end for it, at most
+  };
+
+  RequestBook(const Rules& rules, Violations& violations)
+      : rules_(rules), violations_(violations) {}
 
   void Add(std::shared_ptr<const Request> request, StopStrings stops, int64_t context_max);
   // What the scheduler is about to be told.
   void Observe(const Event& event, absl::Time now);
   void Take(const RequestUpdate& update, absl::Time now);
-  // After a turn: no request that the scheduler has is past its deadline.
-  void CheckDeadlines(absl::Time now);
+  // After a turn: nothing that the scheduler has is past its deadline or was cancelled.
+  void CheckAfterTurn(absl::Time now);
 
   BookedRequest* Find(RequestId id);
   BookedRequest* Find(const std::string& public_id);
@@ -69,13 +78,13 @@ class RequestBook {
   void CheckCached(const BookedRequest& booked, const RequestUpdate& update);
   void Violate(Checker checker, const BookedRequest& booked, const std::string& what);
 
-  const int64_t block_size_;
-  const bool prefix_cache_;
+  const Rules rules_;
   Violations& violations_;
   std::map<RequestId, BookedRequest> requests_;
   std::map<std::string, RequestId> by_public_id_;
   std::multimap<absl::Time, RequestId> deadlines_;
-  int64_t num_open_ = 0;  // added, not ended
+  std::vector<RequestId> cancelled_;  // in this turn
+  int64_t num_open_ = 0;              // added, not ended
 };
 
 }  // namespace tessera::simulation

@@ -152,6 +152,7 @@ void MakeCrowded(Random& random, Scenario& scenario) {
   shape.several_choices /= 4;
   shape.shares = random.Chance(0.1);
   if (random.Chance(0.7)) shape.priorities = 0;
+  shape.latecomer = random.Chance(0.4);
 }
 
 }  // namespace

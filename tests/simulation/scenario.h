@@ -38,10 +38,11 @@ struct WorkloadShape {
   int requests = 20;
   absl::Duration span;  // over which they come
   int tenants = 1;
-  int templates = 3;    // beginnings that prompts share
-  int priorities = 0;   // from minus this to this
-  bool shares = false;  // some tenants have less than the whole KV cache
-  double deadline = 0;  // share of requests, as the following
+  int templates = 3;       // beginnings that prompts share
+  int priorities = 0;      // from minus this to this
+  bool latecomer = false;  // the first tenant sends nothing in the first half, and most later
+  bool shares = false;     // some tenants have less than the whole KV cache
+  double deadline = 0;     // share of requests, as the following
   double disconnect = 0;
   double failing_logits = 0;
   double stop_strings = 0;

@@ -175,8 +175,8 @@ void Trace::Add(const RequestUpdate& update, absl::Time now) {
   if (update.ended) absl::StrAppend(&text, " ended ", FinishReasonName(update.reason));
   if (update.finished) {
     absl::StrAppend(&text, " finished ", FinishReasonName(update.reason), " ",
-                    update.error.message(), " output ", update.output_tokens, " cached ",
-                    update.cached_tokens);
+                    update.details->error.message(), " output ", update.details->output_tokens,
+                    " cached ", update.details->cached_tokens);
   }
   Say(text, now);
 }

@@ -19,7 +19,9 @@ enum class Checker {
   kUsage,     // what is counted: tokens, cached tokens, log probabilities
   kDeadline,  // nothing lives past its deadline, no wakeup is missed
   kFairness,  // waiting is bounded
+  kRoom,      // nobody waits where there is room for everybody
   kLiveness,  // everything ends once the faults have stopped
+  kGroups,    // groups are lost only when something went wrong, and kept in touch with
   kLedger,    // intervals and gaps of every rank sum up
   kTrace,     // the same seed lives the same life
   kCheck,     // a broken invariant of the code itself, in a build that reports them

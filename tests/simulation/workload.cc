@@ -84,7 +84,7 @@ std::shared_ptr<Request> Workload::DrawRequest() {
   auto request = std::make_shared<Request>();
   request->id = next_id_++;
   request->public_id = absl::StrCat("r", request->id);
-  request->tenant = absl::StrCat("tenant-", random_.Below(static_cast<uint64_t>(shape.tenants)));
+  request->tenant = absl::StrCat("tenant-", DrawTenant());
   request->model =
       static_cast<uint32_t>(random_.Below(scenario_.simulation.scheduler.models.size()));
   const int64_t context_max = scenario_.simulation.scheduler.models[request->model].context_max;
@@ -102,6 +102,14 @@ std::shared_ptr<Request> Workload::DrawRequest() {
     request->priority = static_cast<int>(random_.Between(-most, most));
   }
   return request;
+}
+
+uint64_t Workload::DrawTenant() {
+  const WorkloadShape& shape = scenario_.workload;
+  const uint64_t tenant = random_.Below(static_cast<uint64_t>(shape.tenants));
+  if (!shape.latecomer || shape.tenants < 2) return tenant;
+  const bool is_late = simulation_.Now() - absl::UnixEpoch() > shape.span / 2;
+  return is_late && random_.Chance(0.7) ? 0 : std::max<uint64_t>(tenant, 1);
 }
 
 void Workload::DrawPrompt(Request& request, int64_t context_max) {
@@ -131,7 +139,7 @@ void Workload::DrawSampling(Request& request, int64_t context_max) {
   sampling.temperature = static_cast<float>(random_.Below(3)) / 2;
   sampling.seed = random_.Next() & ~uint64_t{0xff};
   if (random_.Chance(shape.failing_logits)) sampling.seed |= kFailingSeedByte;
-  for (uint64_t n = random_.Below(3); n > 0; --n) {
+  for (uint64_t n = random_.Below(random_.Chance(0.2) ? 6 : 3); n > 0; --n) {
     const int32_t id = DrawTokenId();
     std::vector<int32_t>& ids = sampling.stop_token_ids;
     const auto place = std::lower_bound(ids.begin(), ids.end(), id);

@@ -34,6 +34,7 @@ class Workload {
  private:
   void SendOne();
   std::shared_ptr<Request> DrawRequest();
+  uint64_t DrawTenant();
   void DrawPrompt(Request& request, int64_t context_max);
   void DrawSampling(Request& request, int64_t context_max);
   void DrawParameters(SamplingParams& sampling);

@@ -2,7 +2,7 @@
 // then asks the unit tests. Fails when a bug is never seen, is seen by a crash only, or when fewer
 // than kInvisibleMin of them get past every unit test.
 //
-//   mutation_test [--seeds N] [--only NAME] [--no-unit-tests]     at most N lives per bug (600)
+//   mutation_test [--seeds N] [--only NAME] [--no-unit-tests]     at most N lives per bug (3000)
 
 #include <algorithm>
 #include <chrono>
@@ -119,7 +119,7 @@ int Run(const std::string& folder, uint64_t seeds, const std::string& only, bool
 }  // namespace tessera::simulation
 
 int main(int argc, char** argv) {
-  uint64_t seeds = 600;
+  uint64_t seeds = 3000;
   std::string only;
   bool unit_tests = true;
   for (int i = 1; i < argc; ++i) {

@@ -12,36 +12,36 @@ import sys
 from mutants import MUTANTS
 
 
-def planted(number, kind, original, bug):
-    if kind == "value":
-        return f"(::tessera::Planted({number}) ? ({bug}) : ({original}))"
-    if kind == "do":
-        return f"  if (::tessera::Planted({number})) {{\n{bug}  }} else {{\n{original}  }}\n"
-    raise SystemExit(f"plant.py: mutant {number} has the unknown kind {kind}")
+def planted_texts(root):
+    texts = {}
+    for number, (name, file, original, bug) in enumerate(MUTANTS, start=1):
+        text = texts.get(file) or (root / file).read_text()
+        if text.count(original) != 1:
+            raise SystemExit(f"plant.py: mutant {name}: its original is {text.count(original)} times in {file}")
+        if "MUTANT" not in bug:
+            raise SystemExit(f"plant.py: mutant {name} is always on")
+        texts[file] = text.replace(original, bug.replace("MUTANT", f"::tessera::Planted({number})"))
+    return texts
+
+
+def write_if_changed(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
 
 
 def main():
     root, output = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
-    texts = {}
-    for number, (name, file, kind, original, bug) in enumerate(MUTANTS, start=1):
-        text = texts.get(file) or (root / file).read_text()
-        if text.count(original) != 1:
-            raise SystemExit(f"plant.py: mutant {name}: its original is {text.count(original)} times in {file}")
-        texts[file] = text.replace(original, planted(number, kind, original, bug))
-    for file, text in texts.items():
-        target = output / file
-        target.parent.mkdir(parents=True, exist_ok=True)
-        text = '#include "tests/simulation/mutants/planted.h"\n' + text
-        if not target.exists() or target.read_text() != text:
-            target.write_text(text)
+    for file, text in planted_texts(root).items():
+        write_if_changed(output / file, '#include "tests/simulation/mutants/planted.h"\n' + text)
     names = "".join(f'    "{name}",\n' for name, *_ in MUTANTS)
-    table = ("// Written by plant.py.\n"
-             '#include "tests/simulation/mutants/planted.h"\n\n'
-             "namespace tessera {\n\n"
-             f"const char* const kPlantedNames[] = {{\n{names}}};\n"
-             f"const int kPlantedCount = {len(MUTANTS)};\n\n"
-             "}  // namespace tessera\n")
-    (output / "planted_names.cc").write_text(table)
+    write_if_changed(output / "planted_names.cc",
+                     "// Written by plant.py.\n"
+                     '#include "tests/simulation/mutants/planted.h"\n\n'
+                     "namespace tessera {\n\n"
+                     f"const char* const kPlantedNames[] = {{\n{names}}};\n"
+                     f"const int kPlantedCount = {len(MUTANTS)};\n\n"
+                     "}  // namespace tessera\n")
 
 
 if __name__ == "__main__":
