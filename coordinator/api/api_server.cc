@@ -105,6 +105,7 @@ absl::StatusOr<Address> ApiServer::State::StartHttp() {
   http_options.bodies = door.bodies;
   http_options.router = [this](api::HttpCall& call) { api::RouteCall(door, call); };
   http_options.make_request_id = [this] { return door.random.NextId("req-"); };
+  http_options.now = [this] { return door.clock.Now(); };
   http_options.draining = [this] { return door.draining.load(std::memory_order_relaxed); };
   http = std::make_unique<api::HttpServer>(pool, std::move(http_options), door.metrics);
   return http->Start(address);

@@ -105,7 +105,8 @@ absl::StatusOr<std::unique_ptr<Generation>> FrontDoor::Generate(
   identity.id = engine.NextRequestId();
   identity.public_id = random.NextId(id_prefix);
   identity.arrival = arrival;
-  identity.drawn_seed = random.Next();
+  // Clients that hold JSON numbers as doubles must be able to send it back: 53 bits.
+  identity.drawn_seed = random.Next() >> 11;
   TESSERA_ASSIGN_OR_RETURN(
       auto request, MakeRequest(model, params, caller, std::move(prompt), std::move(identity)));
   TenantLimits::Lease lease;

@@ -14,6 +14,22 @@ absl::Status QueueFull(int64_t max, const char* what) {
       absl::StrCat("the queue is full (", max, " ", what, " may wait); retry later"));
 }
 
+// Until a place comes free: when an answer ends at the rate of the last ones, or at the latest when
+// the first of those that run reaches its limit; but not before a prompt has been computed.
+double PlaceSeconds(const ModelStats& model) {
+  double seconds = 0;
+  if (model.tokens_per_second > 0) {
+    seconds = static_cast<double>(model.remaining_min * model.running) / model.tokens_per_second;
+  }
+  if (model.choices_per_second > 0) seconds = 1 / model.choices_per_second;
+  if (model.tokens_per_second > 0 && model.waiting > 0) {
+    const double prompt =
+        static_cast<double>(model.waiting_tokens) / static_cast<double>(model.waiting);
+    seconds = std::max(seconds, prompt / model.tokens_per_second);
+  }
+  return seconds;
+}
+
 }  // namespace
 
 const char* RefusalName(Refusal refusal) {
@@ -69,16 +85,11 @@ RequestCost CostOf(const Request& request) {
   return cost;
 }
 
-absl::Duration RetryAfter(const ModelStats& model) {
-  double seconds = 0;
-  // Prompts that wait at the rate of computing, answers at the rate at which answers end lately.
-  if (model.tokens_per_second > 0) {
-    seconds = static_cast<double>(model.waiting_tokens) / model.tokens_per_second;
-  }
-  if (model.choices_per_second > 0) {
-    seconds = std::max(seconds, static_cast<double>(model.waiting) / model.choices_per_second);
-  }
-  return std::clamp(absl::Seconds(seconds), kRetryAfterMin, kRetryAfterMax);
+absl::Duration ReturnTimes::Next(const ModelStats& model, int64_t waiting, absl::Time now) {
+  const absl::Duration interval = std::min(absl::Seconds(PlaceSeconds(model)), kRetryAfterMax);
+  const absl::Time next = std::max(last_, now) + interval;
+  last_ = std::min(next, now + interval * (waiting + 1));
+  return std::clamp(last_ - now, kRetryAfterMin, kRetryAfterMax);
 }
 
 }  // namespace tessera

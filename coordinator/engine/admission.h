@@ -13,6 +13,8 @@
 
 namespace tessera {
 
+// So long after its last progress a lost group is expected back: requests are taken meanwhile.
+inline constexpr absl::Duration kRecoveryGrace = absl::Seconds(30);
 inline constexpr absl::Duration kRetryAfterMin = absl::Seconds(1);
 inline constexpr absl::Duration kRetryAfterMax = absl::Seconds(60);
 
@@ -50,9 +52,17 @@ absl::Status RefusalStatus(Refusal refusal, const WaitingLimits& limits);
 
 RequestCost CostOf(const Request& request);
 
-// How long what waits for this model takes at the rate at which it computes lately; between
-// kRetryAfterMin and kRetryAfterMax, the former when no rate is known yet.
-absl::Duration RetryAfter(const ModelStats& model);
+// When refused clients of one model may come back: one after the other as places come free, at the
+// latest when everything that waits now has had its turn. One caller at a time.
+class ReturnTimes {
+ public:
+  // For the next client, when `waiting` requests wait; between kRetryAfterMin and kRetryAfterMax,
+  // the former when no rate is known yet.
+  absl::Duration Next(const ModelStats& model, int64_t waiting, absl::Time now);
+
+ private:
+  absl::Time last_ = absl::InfinitePast();
+};
 
 }  // namespace tessera
 

@@ -30,7 +30,8 @@ Engine::Engine(SchedulerOptions options, StepExecutor& executor, const Clock& cl
       scheduler_(std::move(options)),
       outbox_(metrics),
       meter_(metrics),
-      stats_(scheduler_.Stats()) {}
+      stats_(scheduler_.Stats()),
+      return_times_(stats_.models.size()) {}
 
 Engine::~Engine() { Stop(); }
 
@@ -86,9 +87,11 @@ void Engine::Stop() {
 
 RequestId Engine::NextRequestId() { return next_request_id_.fetch_add(1); }
 
-bool Engine::HasReadyGroup(uint32_t model) const {
-  return std::any_of(stats_.groups.begin(), stats_.groups.end(),
-                     [&](const GroupStats& group) { return group.model == model && group.ready; });
+bool Engine::HasGroup(uint32_t model) const {
+  const absl::Time since = clock_.Now() - kRecoveryGrace;
+  return std::any_of(stats_.groups.begin(), stats_.groups.end(), [&](const GroupStats& group) {
+    return group.model == model && (group.ready || group.last_progress >= since);
+  });
 }
 
 absl::Status Engine::Refuse(uint32_t model, const std::string& tenant, Refusal refusal) {
@@ -98,8 +101,10 @@ absl::Status Engine::Refuse(uint32_t model, const std::string& tenant, Refusal r
   metrics_.CountRejected(model, RefusalName(refusal));
   absl::Status status = RefusalStatus(refusal, limits_);
   if (!absl::IsResourceExhausted(status)) return status;
+  const int64_t waiting = inbox_.waiting();
   absl::MutexLock lock(&mutex_);
-  return WithRetryAfter(std::move(status), RetryAfter(stats_.models[model]));
+  return WithRetryAfter(std::move(status),
+                        return_times_[model].Next(stats_.models[model], waiting, clock_.Now()));
 }
 
 absl::Status Engine::CheckRoom(uint32_t model, const std::string& tenant) {
@@ -107,7 +112,7 @@ absl::Status Engine::CheckRoom(uint32_t model, const std::string& tenant) {
   {
     absl::MutexLock lock(&mutex_);
     if (model >= stats_.models.size()) return NoSuchModel(model);
-    if (!HasReadyGroup(model)) refusal = Refusal::kNoReadyGroup;
+    if (!HasGroup(model)) refusal = Refusal::kNoReadyGroup;
   }
   return refusal == Refusal::kNone ? absl::OkStatus() : Refuse(model, tenant, refusal);
 }
@@ -116,14 +121,14 @@ absl::Status Engine::Submit(std::shared_ptr<const Request> request,
                             std::shared_ptr<RequestStream> stream) {
   TESSERA_CHECK(request != nullptr && stream != nullptr);
   const uint32_t model = request->model;
-  bool has_ready_group = false;
+  bool has_group = false;
   {
     absl::MutexLock lock(&mutex_);
     if (model >= stats_.models.size()) return NoSuchModel(model);
-    has_ready_group = HasReadyGroup(model);
-    if (has_ready_group) ++open_requests_;
+    has_group = HasGroup(model);
+    if (has_group) ++open_requests_;
   }
-  if (!has_ready_group) return Refuse(model, request->tenant, Refusal::kNoReadyGroup);
+  if (!has_group) return Refuse(model, request->tenant, Refusal::kNoReadyGroup);
   const Refusal refusal = inbox_.PushRequest(NewRequest{request}, std::move(stream));
   if (refusal == Refusal::kNone) return absl::OkStatus();
   {

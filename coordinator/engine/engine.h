@@ -56,7 +56,7 @@ class Engine {
   absl::Status CheckRoom(uint32_t model, const std::string& tenant) ABSL_LOCKS_EXCLUDED(mutex_);
   // Takes a request or refuses it before any work: RESOURCE_EXHAUSTED, naming the bound and with a
   // Retry-After (retry_after.h), when the queue is full; UNAVAILABLE while draining or when the
-  // model has no ready group. Any thread.
+  // model has no group that is ready or expected back. Any thread.
   absl::Status Submit(std::shared_ptr<const Request> request, std::shared_ptr<RequestStream> stream)
       ABSL_LOCKS_EXCLUDED(mutex_);
   // Any thread; unknown or finished requests are ignored.
@@ -80,7 +80,8 @@ class Engine {
   void Take(InboxItem item);
   // Makes the outcome of a turn visible to other threads.
   void Settle(const TurnOutcome& outcome) ABSL_LOCKS_EXCLUDED(mutex_);
-  bool HasReadyGroup(uint32_t model) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  // A group of the model is ready, or was a short while ago and is expected back.
+  bool HasGroup(uint32_t model) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
   // Counts a refusal before any work and says when to come back.
   absl::Status Refuse(uint32_t model, const std::string& tenant, Refusal refusal)
       ABSL_LOCKS_EXCLUDED(mutex_);
@@ -103,7 +104,8 @@ class Engine {
   std::thread thread_;
   mutable absl::Mutex mutex_;
   SchedulerStats stats_ ABSL_GUARDED_BY(mutex_);
-  int64_t open_requests_ ABSL_GUARDED_BY(mutex_) = 0;  // taken, not ended
+  std::vector<ReturnTimes> return_times_ ABSL_GUARDED_BY(mutex_);  // by model
+  int64_t open_requests_ ABSL_GUARDED_BY(mutex_) = 0;              // taken, not ended
 };
 
 }  // namespace tessera

@@ -36,6 +36,11 @@ Refusal Inbox::Check() const {
   return Judge(RequestCost{});
 }
 
+int64_t Inbox::waiting() const {
+  absl::MutexLock lock(&mutex_);
+  return num_requests_ + num_drained_ + num_waiting_;
+}
+
 void Inbox::Push(Event event) {
   absl::MutexLock lock(&mutex_);
   if (!closed_) items_.push_back(InboxItem{.event = std::move(event), .stream = nullptr});

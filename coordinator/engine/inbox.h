@@ -36,6 +36,8 @@ class Inbox {
       ABSL_LOCKS_EXCLUDED(mutex_);
   // What PushRequest would say to a request of no size.
   Refusal Check() const ABSL_LOCKS_EXCLUDED(mutex_);
+  // Requests here and in the scheduler that wait.
+  int64_t waiting() const ABSL_LOCKS_EXCLUDED(mutex_);
   // Dropped once closed.
   void Push(Event event) ABSL_LOCKS_EXCLUDED(mutex_);
   // Refuses requests from now on and tells the scheduler, in this order.

@@ -89,7 +89,16 @@ SchedulerStats Scheduler::Stats() const {
     out.running = static_cast<int64_t>(group.running.size());
     out.last_progress = group.last_progress;
     stats.running += out.running;
-    stats.models[group.model].running += out.running;
+    ModelStats& model = stats.models[group.model];
+    // Only until it is known how fast answers end: it looks at everyone.
+    if (model.choices_per_second == 0) {
+      for (const Sequence* sequence : group.running) {
+        const int64_t left = sequence->num_tokens_max - sequence->num_tokens();
+        const bool is_first = model.running == 0 && sequence == group.running.front();
+        model.remaining_min = is_first ? left : std::min(model.remaining_min, left);
+      }
+    }
+    model.running += out.running;
     for (int g = 0; g < group.blocks->num_groups(); ++g) {
       out.blocks_total.push_back(group.blocks->total(g));
       out.blocks_free.push_back(group.ready ? group.blocks->free(g) : 0);

@@ -63,6 +63,8 @@ struct ModelStats {
   int64_t waiting = 0;         // requests and preempted sequences
   int64_t waiting_tokens = 0;  // that those owe
   int64_t running = 0;         // sequences
+  // Tokens that the running sequence nearest to its limit may still draw.
+  int64_t remaining_min = 0;
   // Since the start:
   uint64_t computed_tokens = 0;    // by rows that were answered, whatever became of them
   uint64_t recomputed_tokens = 0;  // of these: computed before, lost by preemption or with a group

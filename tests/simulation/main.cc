@@ -28,6 +28,7 @@ struct Arguments {
   uint64_t seeds = 10000;
   uint64_t first = 1;
   uint64_t seed = 0;  // 0: many
+  bool many = false;  // something was said of many
   uint64_t processes = std::max(1u, std::thread::hardware_concurrency());
 };
 
@@ -40,8 +41,10 @@ bool Parse(int argc, char** argv, Arguments& arguments) {
                             : name == "--processes" ? &arguments.processes
                                                     : nullptr;
     if (value == nullptr || i + 1 >= argc || !absl::SimpleAtoi(argv[i + 1], value)) return false;
+    if (*value == 0) return false;
+    arguments.many |= value != &arguments.seed;
   }
-  return arguments.processes > 0 && arguments.first > 0;
+  return arguments.seed == 0 || !arguments.many;
 }
 
 // Now and then the life is lived twice.

@@ -37,6 +37,7 @@ struct HttpOptions {
   std::shared_ptr<BodyBudget> bodies;
   std::function<void(HttpCall&)> router;
   std::function<std::string()> make_request_id;
+  std::function<absl::Time()> now;  // stamps the arrival of requests
   std::function<bool()> draining;  // answers then say "connection: close"
 };
 

@@ -13,7 +13,6 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "coordinator/api/http/percent.h"
 #include "coordinator/api/request_id.h"
 #include "coordinator/api/status_map.h"
@@ -173,7 +172,7 @@ void HttpSession::OnBody(Error error) {
 HttpRequest HttpSession::HeaderOfRequest() const {
   const auto& message = parser_->get();
   HttpRequest request;
-  request.arrival = absl::Now();
+  request.arrival = shared_->options.now();
   request.method = std::string(message.method_string());
   request.path = PathOf(message);
   const auto id = message["x-request-id"];
@@ -246,7 +245,7 @@ void HttpSession::Refuse(HttpRequest request, const absl::Status& status) {
 HttpRequest HttpSession::UnknownRequest() const {
   HttpRequest request;
   request.request_id = shared_->options.make_request_id();
-  request.arrival = absl::Now();
+  request.arrival = shared_->options.now();
   return request;
 }
 

@@ -162,6 +162,20 @@ TEST_F(EngineTest, WithoutAReadyGroupNothingIsTaken) {
           "tessera_admission_rejections_total{model_name=\"m\",reason=\"no_ready_group\"} 2"));
 }
 
+TEST_F(EngineTest, AGroupThatWasLostJustNowIsWaitedFor) {
+  StartReady();
+  ranks_.GetLost();
+  const absl::Time give_up = absl::Now() + kPatience;
+  while (engine_.Stats().groups.at(0).ready && absl::Now() < give_up)
+    absl::SleepFor(absl::Milliseconds(1));
+  ASSERT_FALSE(engine_.Stats().groups.at(0).ready);
+  EXPECT_TRUE(engine_.CheckRoom(0, "default").ok());
+  ASSERT_TRUE(Submit(Make(20, 10)).ok());
+  ranks_.BecomeReady(100);
+  ASSERT_TRUE(last().ReadToEnd());
+  EXPECT_EQ(last().choice(0).tokens, last().choice(0).expected.tokens);
+}
+
 TEST_F(EngineTest, AFullQueueRefusesBeforeAnyWork) {
   StartReady();
   EXPECT_TRUE(engine_.CheckRoom(0, "default").ok());

@@ -98,16 +98,31 @@ TEST(AdmissionTest, ARefusalNamesItsBound) {
   EXPECT_TRUE(RefusalStatus(Refusal::kNone, limits).ok());
 }
 
-TEST(AdmissionTest, RetryAfterIsWhatWaitsOverTheRate) {
+TEST(AdmissionTest, ClientsReturnOneByOneAsPlacesComeFree) {
+  absl::Time now = absl::UnixEpoch();
   ModelStats stats;
-  stats.waiting_tokens = 5000;
-  EXPECT_EQ(RetryAfter(stats), kRetryAfterMin);  // no rate known
-  stats.tokens_per_second = 200;
-  EXPECT_EQ(RetryAfter(stats), absl::Seconds(25));
-  stats.tokens_per_second = 1e6;
-  EXPECT_EQ(RetryAfter(stats), kRetryAfterMin);
-  stats.tokens_per_second = 1e-9;
-  EXPECT_EQ(RetryAfter(stats), kRetryAfterMax);
+  stats.waiting = 3;
+  EXPECT_EQ(ReturnTimes().Next(stats, 3, now), kRetryAfterMin) << "no rate is known";
+  // Nobody has ended yet: at the latest the first one that runs does, at its limit.
+  stats.running = 4;
+  stats.remaining_min = 500;
+  stats.tokens_per_second = 100;
+  EXPECT_EQ(ReturnTimes().Next(stats, 3, now), absl::Seconds(20));
+  // A long prompt that waits for its turn.
+  stats.waiting_tokens = 3 * 2500;
+  EXPECT_EQ(ReturnTimes().Next(stats, 3, now), absl::Seconds(25));
+  stats.waiting_tokens = 3;
+  stats.choices_per_second = 0.5;
+  ReturnTimes times;
+  for (int seconds : {2, 4, 6, 8, 8, 8}) {  // three wait, the fourth place is the last one known
+    EXPECT_EQ(times.Next(stats, 3, now), absl::Seconds(seconds));
+  }
+  now += absl::Seconds(7);
+  EXPECT_EQ(times.Next(stats, 3, now), absl::Seconds(3)) << "behind those who were told before";
+  stats.choices_per_second = 1e-9;
+  EXPECT_EQ(times.Next(stats, 3, now), kRetryAfterMax);
+  stats.choices_per_second = 1e9;
+  EXPECT_EQ(times.Next(stats, 3, now), kRetryAfterMin);
 }
 
 TEST(RetryAfterTest, TravelsWithTheStatusInWholeSeconds) {

@@ -76,6 +76,19 @@ TEST_F(SchedulerCacheTest, OffMeansOff) {
   EXPECT_EQ(CachedTokens(SamePrompt(18, 3)), 0u);
 }
 
+TEST_F(SchedulerCacheTest, ARequestGoesWhereItsPrefixIs) {
+  Ready(0);
+  Ready(1);
+  Add(Make(8, 30));  // to the first group, so that the next one goes to the second
+  Add(SamePrompt(18, 3));
+  RunToEnd();
+  Add(SamePrompt(18, 3));
+  for (const StepPlan& plan : Schedule()) {
+    EXPECT_EQ(plan.sequence_size(), plan.group() == 1 ? 1 : 0) << "group " << plan.group();
+  }
+  EXPECT_EQ(scheduler().Stats().groups[1].running, 1);
+}
+
 TEST_F(SchedulerCacheTest, WhatIsCachedGivesWayToWhatRuns) {
   Ready(0, 1, 10);
   for (uint8_t key = 1; key < 9; ++key) CachedTokens(SamePrompt(25, 5, key));

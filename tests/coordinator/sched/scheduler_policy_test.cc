@@ -1,6 +1,7 @@
 // Policies that need a whole scheduler: tenants' shares, priorities that take room, chunks that
 // leave running streams their pace, deadlines that cannot be met.
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,14 @@ class SchedulerPolicyTest : public SchedulerTest {
     request->tenant = tenant;
     request->arrival = now_;
     return request;
+  }
+  // Place of the request's end among all updates.
+  size_t EndOf(RequestId id) const {
+    for (size_t i = 0; i < updates_.size(); ++i) {
+      if (updates_[i].request == id && updates_[i].finished) return i;
+    }
+    ADD_FAILURE() << "request " << id << " has not ended";
+    return updates_.size();
   }
 };
 
@@ -138,6 +147,89 @@ TEST_F(SchedulerPolicyTest, WhatCannotMeetItsDeadlineIsRefusedBeforeItsPrompt) {
   Add(possible);
   RunToEnd();
   EXPECT_EQ(tokens_[possible->id], Expected(possible->id).tokens);
+}
+
+// Three streams outgrow the pool. The oldest is never taken from.
+TEST_F(SchedulerPolicyTest, WhoGivesWayLosesLeastUnlessItIsMoreUrgent) {
+  for (const bool is_urgent : {false, true}) {
+    SCOPED_TRACE(is_urgent);
+    scheduler_ = nullptr;
+    Ready(0, 1, 20);  // 80 positions
+    for (int i = 0; i < 20; ++i) {
+      Add(Make(3, 1));  // short answers are expected from now on, so all three are let in
+      RunToEnd();
+    }
+    Add(Make(8, 40));
+    auto small = Make(6, 30);
+    small->priority = is_urgent ? 1 : 0;
+    Add(small);
+    const RequestId large = Add(Make(30, 30));
+    std::map<std::string, int> resets;
+    while (scheduler().Stats().models[0].preemptions == 0) {
+      for (const StepPlan& plan : Schedule()) {
+        for (const auto& reset : plan.resets()) ++resets[reset.request_id()];
+      }
+      Finish();
+    }
+    while (resets[small->public_id] + resets[absl::StrCat(large)] < 3) {
+      for (const StepPlan& plan : Schedule()) {
+        for (const auto& reset : plan.resets()) ++resets[reset.request_id()];
+      }
+      Finish();
+    }
+    EXPECT_EQ(resets[small->public_id], is_urgent ? 1 : 2);
+    EXPECT_EQ(resets[absl::StrCat(large)], is_urgent ? 2 : 1);
+    RunToEnd();
+  }
+}
+
+TEST_F(SchedulerPolicyTest, APromptIsChargedBeforeItsAnswer) {
+  options_.rows_max = 1;
+  Ready(0);
+  Add(Of("a", 60, 1));
+  const RequestId b1 = Add(Of("b", 4, 20));
+  const RequestId a2 = Add(Of("a", 4, 20));
+  const RequestId b2 = Add(Of("b", 4, 20));
+  RunToEnd();
+  EXPECT_LT(EndOf(b1), EndOf(b2));
+  EXPECT_LT(EndOf(b2), EndOf(a2)) << "44 tokens of b against 62 of a";
+}
+
+TEST_F(SchedulerPolicyTest, HoldingALongPromptIsChargedRowByRow) {
+  options_.models[0].context_max = 20000;
+  options_.tokens_max = options_.chunk_max = 4096;
+  options_.rows_max = 2;
+  Ready(0, 1, 10000);
+  constexpr size_t kLong = 16384;
+  Add(Of("a", kLong, 200));
+  Add(Of("b", kLong, 1));
+  Add(Of("b", 16, 300));
+  const RequestId a = Add(Of("a", 5, 1));
+  const RequestId b = Add(Of("b", 5, 1));
+  RunToEnd();
+  EXPECT_LT(EndOf(b), EndOf(a)) << "the same prompts and draws, but a has held its own all along";
+}
+
+TEST_F(SchedulerPolicyTest, RatesAreOfTheLastSteps) {
+  Ready(0, 1, 1000);
+  ranks_[0]->SetCost(0.010, 0);
+  double ends = 0;
+  double seconds = 0;
+  const auto run = [&](size_t prompt, uint32_t tokens) {
+    Add(Make(prompt, tokens));
+    RunToEnd();
+    for (uint32_t step = 0; step < tokens; ++step) {
+      seconds = 0.999 * seconds + 0.010;
+      ends *= 0.999;
+    }
+    ++ends;
+  };
+  for (int i = 0; i < 100; ++i) run(5, 3);
+  EXPECT_NEAR(scheduler().Stats().models[0].choices_per_second, 33, 1);
+  for (int i = 0; i < 20; ++i) run(5, 90);
+  EXPECT_NEAR(scheduler().Stats().models[0].choices_per_second, ends / seconds,
+              0.05 * ends / seconds);
+  EXPECT_NEAR(scheduler().Stats().models[0].tokens_per_second, 100, 10);
 }
 
 }  // namespace

@@ -95,11 +95,13 @@ int Run(const std::string& folder, uint64_t seeds, const std::string& only, bool
     std::printf("without any planted bug: %s %s\n", clean.checker.c_str(), clean.text.c_str());
     return 1;
   }
+  int searched = 0;
   int missed = 0;
   int invisible = 0;
   std::printf("%-32s %6s  %-10s %-6s\n", "bug", "lives", "seen by", "unit tests");
   for (int number = 1; number <= kPlantedCount; ++number) {
     if (!only.empty() && only != kPlantedNames[number - 1]) continue;
+    ++searched;
     const Found found = Search(number, seeds);
     const bool passes = unit_tests && PassesUnitTests(number, programs);
     missed += found.checker.empty() ? 1 : 0;
@@ -111,7 +113,11 @@ int Run(const std::string& folder, uint64_t seeds, const std::string& only, bool
     std::fflush(stdout);
   }
   std::printf("%d planted bugs, %d not seen, %d seen that get past every unit test\n",
-              kPlantedCount, missed, invisible);
+              searched, missed, invisible);
+  if (searched == 0) {
+    std::printf("no planted bug is called %s\n", only.c_str());
+    return 2;
+  }
   return missed == 0 && (!unit_tests || !only.empty() || invisible >= kInvisibleMin) ? 0 : 1;
 }
 

@@ -61,6 +61,14 @@ plant("content-named-too-early", COMMIT, "const int64_t full = tokens / options.
       "const int64_t full = std::min((tokens + (MUTANT ? 1 : 0)) / options.block_size,\n"
       "                                sequence.num_held_tokens / options.block_size);")
 
+# Taking room.
+plant("leaving-is-done-at-once", PREEMPTION, "  if (sequence.rows_in_flight == 0) Requeue(sequence);\n",
+      "  if (MUTANT) sequence.rows_in_flight = 0;\n  if (sequence.rows_in_flight == 0) Requeue(sequence);\n")
+plant("leaving-is-not-counted", PREEMPTION, "  ++sequence.group->num_leaving;\n",
+      "  if (!MUTANT) ++sequence.group->num_leaving;\n")
+plant("equals-take-from-each-other", PREEMPTION, "const bool is_lower = -std::get<1>(victim.key) < level;",
+      "const bool is_lower = -std::get<1>(victim.key) < level + (MUTANT ? 1 : 0);")
+
 # Prefix hits: who may have one, and of what.
 plant("keys-do-not-count", HASH, "return KeyedHash(key, input.data(), input.size() * sizeof(int32_t));",
       "return KeyedHash(MUTANT ? PrefixKey{} : key, input.data(), input.size() * sizeof(int32_t));")
