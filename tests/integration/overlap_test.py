@@ -22,6 +22,7 @@ REQUESTS, CHOICES = 4, 8  # 32 streams: a step of some milliseconds
 WINDOW_SECONDS = 0.15
 SETTLE_SECONDS = 0.05  # after a change of the delay: the steps that were on their way
 CHANGE_MAX = 0.02  # of a step, for half a step of delay
+ROUNDS_MAX = 4  # of measuring
 GAP_MAX = 0.05  # of a step
 
 
@@ -120,16 +121,23 @@ class OverlapTest(unittest.TestCase):
                   f"{statistics.median(w.idle for w in windows):.3f} ms idle")
 
     def costs_nothing(self, tp):
-        at_once, late, delay = self.measure(tp, sized(20, 200))
-        self.report(f"tp {tp}, two plans in flight", at_once, late, delay)
-        period = statistics.median(window.period for window in at_once)
-        gap, gap_error = harness.median_and_error(
-            [(with_delay.idle - without.idle) / period for with_delay, without in zip(late, at_once)])
-        step, step_error = harness.median_and_error(
-            [with_delay.period / without.period - 1 for with_delay, without in zip(late, at_once)])
-        print(f"  the gap grows by {gap:.2%} +- {gap_error:.2%} of a step, "
-              f"the step as a whole by {step:.2%} +- {step_error:.2%}")
-        self.assertLessEqual(gap - 2 * gap_error, CHANGE_MAX)
+        at_once, late = [], []
+        for _ in range(ROUNDS_MAX):  # until it can be told
+            more_at_once, more_late, delay = self.measure(tp, sized(20, 200))
+            at_once += more_at_once
+            late += more_late
+            self.report(f"tp {tp}, two plans in flight", at_once, late, delay)
+            period = statistics.median(window.period for window in at_once)
+            gap, gap_error = harness.median_and_error(
+                [(after.idle - before.idle) / period for after, before in zip(late, at_once)])
+            step, step_error = harness.median_and_error(
+                [after.period / before.period - 1 for after, before in zip(late, at_once)])
+            print(f"  the gap grows by {gap:.2%} +- {gap_error:.2%} of a step, "
+                  f"the step as a whole by {step:.2%} +- {step_error:.2%}")
+            if gap + 2 * gap_error <= CHANGE_MAX or gap - 2 * gap_error > CHANGE_MAX:
+                break
+        self.assertLessEqual(gap + 2 * gap_error, CHANGE_MAX)
+        # Neighbours on the machine change the step too, and nobody's gap.
         self.assertLessEqual(step - 2 * step_error, CHANGE_MAX)
 
     def test_a_result_that_comes_half_a_step_late_costs_nothing(self):
@@ -153,10 +161,13 @@ class OverlapTest(unittest.TestCase):
         with Apart(1) as server, Streams(server):
             time.sleep(SETTLE_SECONDS)
             windows = [Window(server, WINDOW_SECONDS) for _ in range(sized(20, 200))]
-        gap, period = (statistics.median(getattr(window, name) for window in windows)
-                       for name in ("idle", "period"))
-        print(f"tp 1, {REQUESTS * CHOICES} streams: {gap * 1e3:.0f} us between two steps of {period:.2f} ms")
-        self.assertLess(gap, GAP_MAX * period)
+        gaps = [window.idle for window in windows]
+        period = statistics.median(window.period for window in windows)
+        # Neighbours on the machine only ever lengthen it: the quieter windows are what it takes.
+        quiet = statistics.quantiles(gaps, n=4)[0]
+        print(f"tp 1, {REQUESTS * CHOICES} streams: {statistics.median(gaps) * 1e3:.0f} us, in the quieter windows "
+              f"{quiet * 1e3:.0f} us between two steps of {period:.2f} ms")
+        self.assertLess(quiet, GAP_MAX * period)
 
 
 if __name__ == "__main__":
