@@ -17,6 +17,7 @@ enum class DType : uint8_t {
   kInt32,
   kInt64,
   kUInt8,
+  kFloat8E4M3,  // of checkpoints only
 };
 
 // Bytes of one element.
@@ -31,6 +32,7 @@ constexpr size_t DTypeSize(DType dtype) {
     case DType::kInt64:
       return 8;
     case DType::kUInt8:
+    case DType::kFloat8E4M3:
       return 1;
   }
   return 0;
@@ -51,6 +53,8 @@ constexpr const char* DTypeName(DType dtype) {
       return "int64";
     case DType::kUInt8:
       return "uint8";
+    case DType::kFloat8E4M3:
+      return "float8_e4m3";
   }
   return "unknown";
 }
@@ -74,6 +78,9 @@ inline BFloat16 ToBFloat16(float x) {
 
 // IEEE binary16 to binary32, subnormals and infinities included.
 float Float16ToFloat(uint16_t bits);
+
+// The eight-bit float of four exponent and three mantissa bits that has no infinities, widened.
+float Float8E4M3ToFloat(uint8_t bits);
 
 }  // namespace tessera
 

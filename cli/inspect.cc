@@ -3,6 +3,8 @@
 
 #include "cli/inspect.h"
 
+#include <stdlib.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
@@ -18,7 +20,9 @@
 #include "base/status.h"
 #include "models/checkpoint.h"
 #include "models/describe.h"
+#include "models/generation_defaults.h"
 #include "models/memory_plan.h"
+#include "models/model_directory.h"
 #include "models/model_spec.h"
 #include "models/weight_spec.h"
 
@@ -53,8 +57,9 @@ absl::StatusOr<std::string> ReadConfig(const std::string& directory) {
   std::error_code error;
   const auto bytes = std::filesystem::file_size(path, error);
   if (error) {
-    return absl::NotFoundError(absl::StrCat(path.string(), ": ", error.message(),
-                                            "; give a Hugging Face model directory"));
+    // Says what there is in its place.
+    const absl::Status status = Checkpoint::Open(directory).status();
+    return status.ok() ? absl::NotFoundError(path.string()) : status;
   }
   if (bytes > kConfigBytesMax) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -65,7 +70,8 @@ absl::StatusOr<std::string> ReadConfig(const std::string& directory) {
 }
 
 // Says what weights there are; an error when there are some and they do not fit the config.
-absl::Status PrintWeights(const std::string& directory, const ModelSpec& spec) {
+absl::Status PrintWeights(const std::string& directory, const std::string& config,
+                          const ModelSpec& spec) {
   const absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint = Checkpoint::Open(directory);
   if (absl::IsNotFound(checkpoint.status())) {
     std::cout << "weights        none here; the plan below is from config.json alone\n";
@@ -77,6 +83,11 @@ absl::Status PrintWeights(const std::string& directory, const ModelSpec& spec) {
             << FormatBytes((*checkpoint)->tensor_bytes())
             << ", all as the architecture needs them\n"
             << "digest         sha256:" << (*checkpoint)->digest() << "\n";
+  TESSERA_ASSIGN_OR_RETURN(
+      const GenerationDefaults defaults,
+      ParseGenerationDefaults(config, (*checkpoint)->generation_config_json()));
+  for (const std::string& warning : defaults.warnings)
+    std::cout << "note           " << warning << "\n";
   return absl::OkStatus();
 }
 
@@ -107,10 +118,14 @@ bool PrintPlan(const ModelSpec& spec, const InspectOptions& options, int tp, uin
 }
 
 absl::Status Inspect(const InspectOptions& options) {
-  TESSERA_ASSIGN_OR_RETURN(const std::string config, ReadConfig(options.directory));
+  TESSERA_ASSIGN_OR_RETURN(
+      const ModelDirectory found,
+      FindModel(options.model, HubCache([](const char* name) { return getenv(name); })));
+  const std::string directory = found.directory.string();
+  TESSERA_ASSIGN_OR_RETURN(const std::string config, ReadConfig(directory));
   TESSERA_ASSIGN_OR_RETURN(const ModelSpec spec, ParseModelSpec(config));
-  std::cout << DescribeModel(spec, LicenseOf(options.directory));
-  TESSERA_RETURN_IF_ERROR(PrintWeights(options.directory, spec));
+  std::cout << "directory      " << directory << "\n" << DescribeModel(spec, LicenseOf(directory));
+  TESSERA_RETURN_IF_ERROR(PrintWeights(directory, config, spec));
 
   uint64_t budget = options.memory_bytes;
   if (budget == 0) budget = GpuMemory(options.gpu);
@@ -129,7 +144,10 @@ absl::Status Inspect(const InspectOptions& options) {
 CLI::App* AddInspectCommand(CLI::App& app, InspectOptions& options) {
   CLI::App* command =
       app.add_subcommand("inspect", "Show a model's architecture, licence and memory plan");
-  command->add_option("directory", options.directory, "Model directory (Hugging Face layout)")
+  command
+      ->add_option("model", options.model,
+                   "Model directory (Hugging Face layout), or ORG/NAME[@REVISION] of one in the "
+                   "Hugging Face cache")
       ->required();
   command->add_option("--tp", options.tp, "Ranks: 1, 2, 4 or 8 [all that divide]")
       ->check(CLI::IsMember({1, 2, 4, 8}));

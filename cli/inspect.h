@@ -1,4 +1,4 @@
-// `tessera inspect DIR`: what a model is and whether and how it fits, without loading it.
+// `tessera inspect MODEL`: what a model is and whether and how it fits, without loading it.
 
 #ifndef TESSERA_CLI_INSPECT_H_
 #define TESSERA_CLI_INSPECT_H_
@@ -10,8 +10,8 @@
 namespace tessera {
 
 struct InspectOptions {
-  std::string directory;
-  int tp = 0;  // 0: every tp that divides
+  std::string model;  // directory, or org/name[@revision]
+  int tp = 0;         // 0: every tp that divides
   std::string gpu;
   uint64_t memory_bytes = 0;  // of one rank; 0: the GPU's
   std::string dtype = "auto";

@@ -5,20 +5,20 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <nlohmann/json.hpp>
-#include <set>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "cli/child_process.h"
+#include "models/model_directory.h"
 
 namespace tessera {
 namespace {
@@ -27,16 +27,6 @@ namespace {
 constexpr auto kWorkerExitLimit = std::chrono::seconds(3);
 
 std::string WorkerName(int index) { return absl::StrCat("local-", index); }
-
-std::string DirectoryOf(const std::string& model_flag) {
-  const size_t equals = model_flag.find('=');
-  std::filesystem::path path =
-      std::filesystem::absolute(equals == std::string::npos ? model_flag
-                                                            : model_flag.substr(equals + 1))
-          .lexically_normal();
-  if (!path.has_filename()) path = path.parent_path();
-  return path.string();
-}
 
 }  // namespace
 
@@ -88,6 +78,12 @@ int Launcher::Run() {
 }
 
 absl::Status Launcher::StartCoordinator() {
+  for (const std::string& model : options_.models) {
+    TESSERA_ASSIGN_OR_RETURN(
+        const ModelDirectory found,
+        FindModel(model, HubCache([](const char* name) { return getenv(name); })));
+    model_roots_.insert(found.directory.string());
+  }
   TESSERA_ASSIGN_OR_RETURN(coordinator_program_, SiblingProgram("tessera-coordinator"));
   TESSERA_ASSIGN_OR_RETURN(worker_program_, SiblingProgram("tessera-worker"));
   int status[2];
@@ -113,6 +109,9 @@ absl::Status Launcher::StartCoordinator() {
                                    "--exit-on-load-failure"};
   if (!options_.verbose) argv.insert(argv.end(), {"--log-level", "warn"});
   for (const std::string& model : options_.models) argv.insert(argv.end(), {"--model", model});
+  for (const std::string& file : options_.chat_templates) {
+    argv.insert(argv.end(), {"--chat-template", file});
+  }
   if (!options_.ready_file.empty()) {
     argv.insert(argv.end(), {"--ready-file", options_.ready_file});
   }
@@ -151,9 +150,7 @@ absl::Status Launcher::StartWorker(int index) {
                                    WorkerName(index),
                                    "--log-level",
                                    options_.verbose ? "info" : "warn"};
-  std::set<std::string> roots;
-  for (const std::string& model : options_.models) roots.insert(DirectoryOf(model));
-  for (const std::string& root : roots) argv.insert(argv.end(), {"--model-root", root});
+  for (const std::string& root : model_roots_) argv.insert(argv.end(), {"--model-root", root});
   TESSERA_ASSIGN_OR_RETURN(const pid_t pid, StartProcess(argv));
   workers_[pid] = index;
   return absl::OkStatus();
@@ -183,6 +180,9 @@ void Launcher::OnStatusLine(const std::string& text) {
   if (event == "listening") {
     const absl::Status started = StartWorkers(line.value("workers", ""));
     if (!started.ok()) Fail(std::string(started.message()));
+  } else if (event == "model") {
+    screen_.Model(line.value("model", ""), line.value("architecture", ""),
+                  line.value("directory", ""), line.value("license", ""));
   } else if (event == "plan") {
     screen_.Plan(line.value("model", ""), line.value("text", ""));
   } else if (event == "loading") {

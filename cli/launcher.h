@@ -62,6 +62,7 @@ class Launcher {
   int control_fd_ = -1;  // and of a pair of sockets
   std::string coordinator_program_;
   std::string worker_program_;
+  std::set<std::string> model_roots_;  // directories of the models
   std::string workers_address_;
   std::string pending_;  // part of a status line
   pid_t coordinator_ = 0;

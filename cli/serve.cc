@@ -46,9 +46,14 @@ CLI::App* AddServeCommand(CLI::App& app, ServeOptions& options) {
   command
       ->add_option(
           "--model,model", options.models,
-          "Model directory (Hugging Face layout), as [NAME=]DIR; repeat for several models")
+          "Model directory (Hugging Face layout) or ORG/NAME[@REVISION] of one in the Hugging Face "
+          "cache, as [NAME=]MODEL; repeat for several models")
       ->required()
-      ->type_name("[NAME=]DIR");
+      ->type_name("[NAME=]MODEL");
+  command
+      ->add_option("--chat-template", options.chat_templates,
+                   "Jinja file in place of the model's own chat template, as [NAME=]FILE")
+      ->type_name("[NAME=]FILE");
   command->add_option("--tp", options.tp, "Tensor-parallel ranks per model: 1, 2, 4 or 8 [1]")
       ->check(CLI::IsMember({1, 2, 4, 8}));
   command->add_option("--device", options.device, "auto, cpu or cuda [auto]")

@@ -11,7 +11,8 @@
 namespace tessera {
 
 struct ServeOptions {
-  std::vector<std::string> models;  // [name=]directory
+  std::vector<std::string> models;          // [name=]directory or [name=]org/name[@revision]
+  std::vector<std::string> chat_templates;  // [name=]file
   int tp = 1;
   std::string device = "auto";
   int threads = 0;  // of one rank; 0: the cores divided by the ranks

@@ -17,6 +17,14 @@ constexpr int kBarWidth = 30;  // characters
 ServeScreen::ServeScreen()
     : terminal_(isatty(STDOUT_FILENO) == 1), start_(std::chrono::steady_clock::now()) {}
 
+void ServeScreen::Model(const std::string& model, const std::string& architecture,
+                        const std::string& directory, const std::string& license) {
+  EndBar();
+  std::printf("Model %s: %s, licence %s\n  %s\n", model.c_str(), architecture.c_str(),
+              license.c_str(), directory.c_str());
+  std::fflush(stdout);
+}
+
 void ServeScreen::Plan(const std::string& model, const std::string& table) {
   EndBar();
   std::printf("Model %s, memory of one rank:\n%s\n", model.c_str(), table.c_str());

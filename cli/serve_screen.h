@@ -16,6 +16,8 @@ class ServeScreen {
  public:
   ServeScreen();
 
+  void Model(const std::string& model, const std::string& architecture,
+             const std::string& directory, const std::string& license);
   void Plan(const std::string& model, const std::string& table);
   void Loading(int group, int rank, uint64_t bytes_read, uint64_t bytes_total, double seconds);
   void Ready(const std::string& http, const std::string& grpc, const std::string& health);

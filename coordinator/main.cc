@@ -79,6 +79,18 @@ absl::Status WriteReadyFile(const std::string& path, const std::string& json) {
   return absl::OkStatus();
 }
 
+// For whoever started this program: what is served, from where, under which licence.
+void AnnounceModels(const ModelSetup& setup, StatusBoard& board) {
+  for (const ServedModel& model : setup.served) {
+    const nlohmann::json line = {{"event", "model"},
+                                 {"model", model.name},
+                                 {"architecture", model.spec.architecture},
+                                 {"directory", model.directory},
+                                 {"license", model.license}};
+    board.WriteLine(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  }
+}
+
 SchedulerOptions ToSchedulerOptions(const CoordinatorOptions& options, const ModelSetup& setup,
                                     uint64_t term) {
   SchedulerOptions scheduler;
@@ -208,6 +220,7 @@ absl::Status Run(const CoordinatorOptions& options, int signal_fd) {
   groups.heartbeat_interval = absl::Milliseconds(options.heartbeat_ms);
   groups.heartbeats_missed_max = options.heartbeats_missed_max;
   groups.models = setup.targets;
+  AnnounceModels(setup, board);
   Cluster cluster(groups, clock, [&board](const Notice& notice) { board.Tell(notice); });
   Engine engine(ToSchedulerOptions(options, setup, groups.term), cluster, clock, metrics,
                 ToWaitingLimits(options));

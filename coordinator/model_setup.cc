@@ -2,17 +2,24 @@
 
 #include "coordinator/model_setup.h"
 
+#include <spdlog/spdlog.h>
+#include <stdlib.h>
+
 #include <algorithm>
 #include <filesystem>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/status.h"
 #include "coordinator/text/chat_template.h"
 #include "coordinator/text/tokenizer.h"
 #include "models/checkpoint.h"
+#include "models/generation_defaults.h"
+#include "models/model_directory.h"
 #include "models/weight_spec.h"
 
 namespace tessera {
@@ -20,23 +27,8 @@ namespace {
 
 constexpr int64_t kBlockSize = 16;  // tokens
 constexpr uint64_t kKvBytesDefault = uint64_t{1} << 30;
-
-struct NamedDirectory {
-  std::string name;
-  std::filesystem::path directory;
-};
-
-NamedDirectory ParseModelFlag(const std::string& flag) {
-  const size_t equals = flag.find('=');
-  NamedDirectory named;
-  named.directory =
-      std::filesystem::absolute(equals == std::string::npos ? flag : flag.substr(equals + 1))
-          .lexically_normal();
-  if (!named.directory.has_filename()) named.directory = named.directory.parent_path();
-  named.name =
-      equals == std::string::npos ? named.directory.filename().string() : flag.substr(0, equals);
-  return named;
-}
+// Tokens that a tokenizer may have and the model may not: those of images in models of text alone.
+constexpr int64_t kTokensBeyondMax = 256;
 
 DType ChooseDType(const std::string& flag, DType checkpoint) {
   if (flag == "float32") return DType::kFloat32;
@@ -53,7 +45,61 @@ absl::StatusOr<uint64_t> DefaultKvBytes(const ModelSpec& spec, MemoryRequest req
   return std::max(kKvBytesDefault, context * plan.kv_bytes_per_token);
 }
 
-absl::Status OpenModel(const CoordinatorOptions& options, const NamedDirectory& named,
+// The file that --chat-template [NAME=]FILE gives this model; empty: none.
+std::filesystem::path OtherTemplate(const CoordinatorOptions& options, const std::string& name) {
+  std::filesystem::path file;
+  for (const std::string& flag : options.chat_templates) {
+    const size_t equals = flag.find('=');
+    if (equals == std::string::npos) {
+      file = flag;
+    } else if (flag.substr(0, equals) == name) {
+      return flag.substr(equals + 1);
+    }
+  }
+  return file;
+}
+
+// Tokenizer, chat template, and the end tokens that only the tokenizer knows.
+absl::Status OpenText(const ModelDirectory& named, const CoordinatorOptions& options,
+                      ServedModel& served) {
+  TESSERA_ASSIGN_OR_RETURN(served.tokenizer, text::Tokenizer::Load(named.directory));
+  const text::Tokenizer& tokenizer = *served.tokenizer;
+  if (const int64_t beyond = tokenizer.id_end() - served.spec.vocab_size; beyond > 0) {
+    const std::string what =
+        absl::StrCat("tokenizer.json has token id ", tokenizer.id_end() - 1,
+                     ", beyond config.json's vocab_size ", served.spec.vocab_size);
+    if (beyond > kTokensBeyondMax) return absl::InvalidArgumentError(what);
+    spdlog::warn("model {}: {}; prompts with such tokens are refused", named.name, what);
+  }
+  absl::StatusOr<std::shared_ptr<const text::ChatTemplate>> chat_template =
+      text::ChatTemplate::Load(named.directory, served.tokenizer,
+                               OtherTemplate(options, named.name));
+  if (chat_template.ok()) {
+    served.chat_template = *std::move(chat_template);
+  } else if (!absl::IsNotFound(chat_template.status())) {
+    return chat_template.status();  // a model without a template is fine, a damaged one is not
+  }
+  GenerationDefaults& defaults = served.defaults;
+  const auto is_beyond = [&](int32_t id) { return id >= served.spec.vocab_size; };
+  if (std::erase_if(defaults.eos_token_ids, is_beyond) > 0) {
+    defaults.warnings.push_back(
+        "\"eos_token_id\" has ids beyond config.json's vocab_size; they are left out");
+  }
+  const std::optional<int32_t> eos = tokenizer.TokenToId(tokenizer.eos_token());
+  if (defaults.eos_token_ids.empty() && eos.has_value() && *eos < served.spec.vocab_size) {
+    defaults.eos_token_ids = {*eos};
+    defaults.warnings.push_back(
+        absl::StrCat("neither generation_config.json nor config.json has an \"eos_token_id\"; the "
+                     "tokenizer's ",
+                     tokenizer.eos_token(), " ends answers"));
+  }
+  for (const std::string& warning : defaults.warnings) {
+    spdlog::warn("model {}: {}", named.name, warning);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status OpenModel(const CoordinatorOptions& options, const ModelDirectory& named,
                        ModelSetup& setup) {
   const std::string directory = named.directory.string();
   TESSERA_ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint,
@@ -66,24 +112,10 @@ absl::Status OpenModel(const CoordinatorOptions& options, const NamedDirectory& 
   TESSERA_ASSIGN_OR_RETURN(
       served.defaults,
       ParseGenerationDefaults(checkpoint->config_json(), checkpoint->generation_config_json()));
-  TESSERA_ASSIGN_OR_RETURN(served.sampling,
-                           ParseSamplingDefaults(checkpoint->generation_config_json()));
   TESSERA_RETURN_IF_ERROR(CheckTensorParallel(served.spec, options.tp));
   TESSERA_RETURN_IF_ERROR(CheckTensors(served.spec, *checkpoint));
 
-  TESSERA_ASSIGN_OR_RETURN(served.tokenizer, text::Tokenizer::Load(named.directory));
-  if (served.tokenizer->id_end() > served.spec.vocab_size) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("tokenizer.json has token id ", served.tokenizer->id_end() - 1,
-                     ", beyond config.json's vocab_size ", served.spec.vocab_size));
-  }
-  absl::StatusOr<std::shared_ptr<const text::ChatTemplate>> chat_template =
-      text::ChatTemplate::Load(named.directory, served.tokenizer);
-  if (chat_template.ok()) {
-    served.chat_template = *std::move(chat_template);
-  } else if (!absl::IsNotFound(chat_template.status())) {
-    return chat_template.status();  // a model without a template is fine, a damaged one is not
-  }
+  TESSERA_RETURN_IF_ERROR(OpenText(named, options, served));
 
   ModelTarget target;
   target.name = named.name;
@@ -114,6 +146,8 @@ absl::Status OpenModel(const CoordinatorOptions& options, const NamedDirectory& 
   served.tensor_parallel = options.tp;
   served.dtype = memory.dtype;
   served.license = LicenseOf(directory);
+  spdlog::info("model {}: {} from {}, licence {}", served.name, served.spec.architecture, directory,
+               served.license);
 
   // Cached keys and values are those of these weights, computed and kept in these types.
   setup.scheduled.push_back(
@@ -126,23 +160,43 @@ absl::Status OpenModel(const CoordinatorOptions& options, const NamedDirectory& 
   return absl::OkStatus();
 }
 
+// Every --chat-template must be for a model that is served.
+absl::Status CheckTemplateFlags(const CoordinatorOptions& options,
+                                const std::set<std::string>& names) {
+  for (const std::string& flag : options.chat_templates) {
+    const size_t equals = flag.find('=');
+    if (equals == std::string::npos && names.size() == 1) continue;
+    if (equals != std::string::npos && names.count(flag.substr(0, equals)) != 0) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("--chat-template ", flag, " must say for which model: NAME=FILE with NAME of ",
+                     absl::StrJoin(names, ", ")));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<ModelSetup> OpenModels(const CoordinatorOptions& options) {
   ModelSetup setup;
   std::set<std::string> names;
   for (const std::string& flag : options.models) {
-    const NamedDirectory named = ParseModelFlag(flag);
+    TESSERA_ASSIGN_OR_RETURN(
+        const ModelDirectory named,
+        FindModel(flag, HubCache([](const char* name) { return getenv(name); })));
     if (!names.insert(named.name).second) {
       return absl::InvalidArgumentError(absl::StrCat(
           "two models are named ", named.name, "; give one another name with --model NAME=DIR"));
     }
     const absl::Status status = OpenModel(options, named, setup);
-    if (!status.ok()) {
-      return absl::Status(status.code(),
-                          absl::StrCat("model ", named.directory.string(), ": ", status.message()));
+    if (status.ok()) continue;
+    std::string message = absl::StrCat("model ", named.directory.string(), ": ", status.message());
+    if (absl::IsNotFound(status) && !named.hub_name.empty()) {
+      absl::StrAppend(&message, "; the download may be incomplete: `hf download ", named.hub_name,
+                      " --revision ", named.revision, "` goes on with it");
     }
+    return absl::Status(status.code(), message);
   }
+  TESSERA_RETURN_IF_ERROR(CheckTemplateFlags(options, names));
   return setup;
 }
 

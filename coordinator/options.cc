@@ -113,10 +113,15 @@ std::optional<int> ParseCoordinatorOptions(int argc, char** argv, CoordinatorOpt
   app.set_version_flag("--version", kVersion);
   app.option_defaults()->always_capture_default();
 
-  app.add_option("--model", options.models,
-                 "Model directory (Hugging Face layout), as [NAME=]DIR; repeat for several models")
+  app.add_option(
+         "--model", options.models,
+         "Model directory (Hugging Face layout) or ORG/NAME[@REVISION] of one in the Hugging "
+         "Face cache, as [NAME=]MODEL; repeat for several models")
       ->required()
-      ->type_name("[NAME=]DIR");
+      ->type_name("[NAME=]MODEL");
+  app.add_option("--chat-template", options.chat_templates,
+                 "Jinja file in place of the model's own chat template, as [NAME=]FILE")
+      ->type_name("[NAME=]FILE");
   app.add_option("--tp", options.tp, "Tensor-parallel ranks per model")
       ->check(CLI::IsMember({1, 2, 4, 8}));
   AddDoors(app, options);

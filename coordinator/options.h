@@ -11,7 +11,8 @@
 namespace tessera {
 
 struct CoordinatorOptions {
-  std::vector<std::string> models;  // [name=]directory
+  std::vector<std::string> models;          // [name=]directory or [name=]org/name[@revision]
+  std::vector<std::string> chat_templates;  // [name=]file
   int tp = 1;
   std::string listen = "127.0.0.1:50050";  // workers dial this
   std::string host = "127.0.0.1";          // of the public doors

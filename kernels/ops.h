@@ -69,6 +69,8 @@ struct KvLayer {
   int64_t block_size = 0;  // tokens
   int64_t num_heads = 0;   // K of this rank
   int64_t head_size = 0;   // D
+  // Latent attention keeps one entry per token: the key, whose first elements are the value.
+  bool latent = false;
 };
 
 // The rows of one step as the kernels see them; all arrays on the device, int32.
@@ -85,11 +87,13 @@ struct StepView {
   TensorView output_token;  // [outputs] index into T of the tokens whose logits are wanted
 };
 
-// Rotary position embedding: pair (i, i + rotary_size / 2) turns by position * inv_frequency[i].
+// Rotary position embedding: pair i turns by position * inv_frequency[i]. It is elements i and
+// i + rotary_size / 2, or 2 i and 2 i + 1 where pairs are interleaved.
 struct RopeSpec {
   TensorView inv_frequency;       // float32 [rotary_size / 2], scaling already applied
   int64_t rotary_size = 0;        // leading elements of a head that turn, D unless partial
   float attention_factor = 1.0f;  // multiplies cos and sin
+  bool interleaved = false;
 };
 
 struct AttentionSpec {
@@ -99,11 +103,14 @@ struct AttentionSpec {
   float scale = 0.0f;        // of q . k
   int64_t window = 0;        // tokens that a query sees, itself included; 0: all
   float softcap = 0.0f;      // tanh cap on scores, 0: none
+  int64_t value_size = 0;    // elements of a value, at most D; 0: D
 };
 
-// out = x / rms(x) * weight, or times 1 + weight.
+// out = x / rms(x) * weight, or times 1 + weight. With a bias: LayerNorm, which takes the mean off
+// first, out = (x - mean) / deviation * weight + bias.
 struct NormSpec {
   TensorView weight = {};  // [C] A
+  TensorView bias = {};    // [C] A; empty: RmsNorm
   float eps = 0.0f;
   bool plus_one = false;
   // AddResidualNorm: the sum is normed with this weight before it is added; empty: it is not.
@@ -119,6 +126,61 @@ struct HeadNormSpec {
 };
 
 enum class Activation { kSilu, kGeluTanh, kGelu };
+
+inline constexpr int64_t kRoutedExpertsMax = 1024;
+
+// Which experts a token passes through, and how much each counts.
+struct Routing {
+  TensorView ids = {};      // [T, k] int32, of the whole model; no expert twice in a row
+  TensorView weights = {};  // [T, k] float32
+};
+
+// How experts are chosen. A token's scores are a softmax over all logits, or sigmoids; with groups
+// of E / num_groups neighbours only those of the groups_per_token best groups may be chosen, a
+// group being as good as the sum of its group_top best. Of the rest the best k are taken; their
+// scores are their weights. kSparseMixer: twice the best of what is left, its weight being its
+// softmax over those whose distance to it is at most 2 * jitter of the larger magnitude; k is 2.
+struct RoutingSpec {
+  enum class Scoring { kSoftmax, kSigmoid, kSparseMixer };
+  Scoring scoring = Scoring::kSoftmax;
+  int64_t num_groups = 1;
+  int64_t groups_per_token = 1;
+  int64_t group_top = 1;
+  bool normalize = false;  // weights are divided by their sum
+  float scale = 1.0f;      // multiplies weights
+  float jitter = 0.0f;
+};
+
+struct Expert {
+  const Weight* gate_up = nullptr;  // [2 * Ie, C]: gate rows, up rows
+  const Weight* down = nullptr;     // [C, Ie]
+};
+
+// The experts of one rank: whole ones, divided over ranks by the slices of row-parallel products.
+struct ExpertShare {
+  int64_t num_experts = 0;  // E of the whole model
+  int first_slice = 0;      // of kReduceSlices
+  int num_slices = kReduceSlices;
+  Activation activation = Activation::kSilu;
+  // SliceBegin(E, first_slice) up to SliceBegin(E, first_slice + num_slices).
+  std::vector<Expert> experts = {};
+};
+
+// The expert that every token passes through, as far as it is computed already.
+struct SharedExpert {
+  TensorView activated = {};     // [T, Is] A
+  const Weight* down = nullptr;  // [C, Is], row-parallel; null: there is none
+  TensorView gate = {};  // [T, 1] float32: its output is multiplied by sigmoid(gate); or empty
+};
+
+// What sizes the scratch of ExpertsPartial; of the whole model but Is, which is the rank's.
+struct ExpertSizes {
+  int64_t hidden = 0;             // C
+  int64_t num_experts = 0;        // E
+  int64_t experts_per_token = 0;  // k
+  int64_t intermediate = 0;       // Ie
+  int64_t shared = 0;             // Is
+};
 
 // What the sampling ops read: rows of one tensor of logits, in any order and any number of times. A
 // NaN is passed over everywhere: never counted, never chosen.
@@ -171,6 +233,8 @@ class Ops {
   virtual absl::Status Synchronize(const ExecContext&) = 0;
   // Scratch that the compute methods need for steps of at most these sizes.
   virtual size_t WorkspaceBytes(int64_t tokens_max, int64_t rows_max, int64_t widest) = 0;
+  // The same for ExpertsPartial alone.
+  virtual size_t ExpertsWorkspaceBytes(int64_t tokens_max, const ExpertSizes& sizes) = 0;
 
   // -- weights -----------------------------------------------------------------------------------
   virtual absl::StatusOr<std::unique_ptr<Weight>> NewWeight(const WeightShape& shape) = 0;
@@ -183,10 +247,10 @@ class Ops {
   // where the token belongs to another shard. The sum over shards is the embedding.
   virtual void Embedding(const ExecContext&, TensorView out, TensorView tokens, TensorView table,
                          int64_t vocab_begin, float scale) = 0;
-  // out, x [T, C] A; float32 inside.
+  // out, x [T, C] A; float32 inside; out may be x. A LayerNorm if the spec has a bias.
   virtual void RmsNorm(const ExecContext&, TensorView out, TensorView x, const NormSpec& norm) = 0;
-  // residual += sum + bias, or its norm (one rounding), then out = RmsNorm(residual). out, residual
-  // [T, C] A; sum [T, C] float32; bias [C] A or empty.
+  // residual += sum + bias, or its norm (one rounding), then out = RmsNorm(residual), or a
+  // LayerNorm. out, residual [T, C] A; sum [T, C] float32; bias [C] A or empty.
   virtual void AddResidualNorm(const ExecContext&, TensorView out, TensorView residual,
                                TensorView sum, TensorView bias, const NormSpec& norm) = 0;
   // out = x . w^T + bias. out [T, N] A or float32; x [T, K] A; bias [N] A or empty. Each output
@@ -197,13 +261,37 @@ class Ops {
   // (x[:, slice s] . w[:, slice s]^T). `w` was made with column_total > 0. Summing the ranks'
   // outputs in the same tree gives the whole product with the same bits for every tp.
   virtual void MatMulPartial(const ExecContext&, TensorView out, TensorView x, const Weight& w) = 0;
+  // Head by head: out[:, first N of head h] = x[:, first K of head h] . w[rows of head h]^T. out
+  // [T, H * No] A, No >= N; x [T, H * Ko] A, Ko >= K; w [H * N, K]. What lies behind the first N of
+  // a head of out stays as it is.
+  virtual void MatMulHeads(const ExecContext&, TensorView out, TensorView x, const Weight& w,
+                           int64_t num_heads) = 0;
+  // See RoutingSpec. routing [T, k]; logits [T, E] A or float32; bias [E] float32, added to scores
+  // where experts are compared but not in weights, or empty. The lower id goes first among equals.
+  virtual void RouteExperts(const ExecContext&, const Routing& routing, TensorView logits,
+                            TensorView bias, const RoutingSpec& spec) = 0;
+  // out [T, C] float32, x [T, C] A. Per token: leaf s = sum over its experts of slice s, in order
+  // of id, of weight * down(act(gate x) * up x), plus slice s of the shared expert's product; out
+  // is the tree over this rank's slices, as in MatMulPartial. load [1] int64 += the (token, expert)
+  // pairs that were computed here.
+  virtual void ExpertsPartial(const ExecContext&, TensorView out, TensorView x,
+                              const Routing& routing, const ExpertShare& share,
+                              const SharedExpert& shared, TensorView load) = 0;
   // Norms and rotates q and k in place and writes k and v into the cache. qkv [T, (H + 2K) * D] A:
   // q heads, k heads, v heads; row t goes to position positions[t] of its row's block table.
   virtual void RopeAndStoreKv(const ExecContext&, TensorView qkv, const KvLayer& kv,
                               const StepView& step, const HeadNormSpec& norm, const RopeSpec& rope,
                               const AttentionSpec& spec) = 0;
-  // out [T, H * D] A: causal attention of every query over its row's cache as stored, its own chunk
-  // included. q [T, H * D] A (may be columns of qkv).
+  // Latent attention, kv.latent, entries of L + R = head size elements, R = rotary size. Turns the
+  // last R of every head of q [T, H * (N + R)] A into the last R of every head of query
+  // [T, H * (L + R)] A, whose first L it leaves alone; norms the first L of latent [T, L + R] A,
+  // turns its last R, both in place, and writes it into the cache.
+  virtual void RopeAndStoreLatent(const ExecContext&, TensorView query, TensorView q,
+                                  TensorView latent, const KvLayer& kv, const StepView& step,
+                                  const NormSpec& norm, const RopeSpec& rope,
+                                  const AttentionSpec& spec) = 0;
+  // out [T, H * value size] A: causal attention of every query over its row's cache as stored, its
+  // own chunk included. q [T, H * D] A (may be columns of qkv).
   virtual void PagedAttention(const ExecContext&, TensorView out, TensorView q, const KvLayer& kv,
                               const StepView& step, const AttentionSpec& spec) = 0;
   // out [T, I] A = act(gate) * up. gate_up [T, 2 * I] A: gate columns, then up columns.
@@ -213,9 +301,8 @@ class Ops {
   virtual void SoftCap(const ExecContext&, TensorView x, float cap) = 0;
   // out[i] = x[index[i]]. out [R, C] A; x [T, C] A; index [R] int32.
   virtual void GatherRows(const ExecContext&, TensorView out, TensorView x, TensorView index) = 0;
-  // Bytes of one layer's KV storage.
-  virtual size_t KvLayerBytes(DType dtype, int64_t num_blocks, int64_t block_size,
-                              int64_t num_heads, int64_t head_size) = 0;
+  // Bytes of one layer's KV storage; of `kv` all but the storage is read.
+  virtual size_t KvLayerBytes(const KvLayer& kv) = 0;
   // Copies whole blocks inside a layer's storage, pairs in order.
   virtual void CopyBlocks(const ExecContext&, const KvLayer& kv, const std::vector<int32_t>& from,
                           const std::vector<int32_t>& to) = 0;

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
@@ -25,6 +26,7 @@ namespace fs = std::filesystem;
 
 constexpr char kSingleFile[] = "model.safetensors";
 constexpr char kIndexFile[] = "model.safetensors.index.json";
+constexpr char kAdapterFile[] = "adapter_config.json";
 constexpr uint64_t kIndexBytesMax = 256 << 20;
 // Bytes from the middle of every tensor that go into the digest.
 constexpr uint64_t kDigestSample = 64;
@@ -54,23 +56,76 @@ absl::StatusOr<std::vector<std::string>> ListDirectory(const std::string& direct
   return names;
 }
 
-absl::Status NoWeights(const std::string& directory, const std::vector<std::string>& names) {
-  for (const std::string& name : names) {
-    for (const char* ending : {".bin", ".pt", ".pth", ".ckpt"}) {
-      if (!name.ends_with(ending) || name.starts_with("training_args")) continue;
+// Files of a directory that holds a model in another form, and what to do about it. The first that
+// matches is named.
+struct OtherForm {
+  const char* begin;
+  const char* end;
+  const char* what;
+};
+constexpr char kPickle[] =
+    ", weights as Python pickle, which can run code when it is read and is refused; convert it "
+    "where you trust it: load it with transformers and call save_pretrained(dir, "
+    "safe_serialization=True)";
+constexpr char kOwnLayout[] =
+    ", the publisher's own layout of the weights; use the files in the Hugging Face layout "
+    "(config.json, model*.safetensors), most publishers have both";
+constexpr char kOtherFramework[] =
+    ", weights of another framework; load them with transformers and call save_pretrained";
+constexpr OtherForm kOtherForms[] = {
+    {"", ".gguf", ", and GGUF is not read; use the model's safetensors files"},
+    {"", ".ggml", ", and GGML is not read; use the model's safetensors files"},
+    {"consolidated", ".safetensors", kOwnLayout},
+    {"consolidated", ".pth", kOwnLayout},
+    {"params", ".json", kOwnLayout},
+    {"", ".bin", kPickle},
+    {"", ".pt", kPickle},
+    {"", ".pth", kPickle},
+    {"", ".ckpt", kPickle},
+    {"", ".pkl", kPickle},
+    {"", ".h5", kOtherFramework},
+    {"", ".msgpack", kOtherFramework},
+    {"", ".onnx", kOtherFramework},
+    {"model-", ".safetensors",
+     ", but not model.safetensors.index.json, which says what is where; fetch the model again"},
+};
+// What a trainer leaves beside a model.
+constexpr const char* kTrainerFiles[] = {"training_args", "optimizer", "scheduler", "rng_state",
+                                         "scaler"};
+
+// Says what the directory holds in place of `missing`.
+absl::Status NotAModel(const std::string& directory, const std::vector<std::string>& names,
+                       const std::string& missing) {
+  for (const OtherForm& form : kOtherForms) {
+    for (const std::string& name : names) {
+      if (!name.starts_with(form.begin) || !name.ends_with(form.end)) continue;
+      if (std::any_of(std::begin(kTrainerFiles), std::end(kTrainerFiles),
+                      [&](const char* begin) { return name.starts_with(begin); })) {
+        continue;
+      }
       return absl::InvalidArgumentError(
-          absl::StrCat(directory, " has its weights only as Python pickle (", name,
-                       "), which can run code when it is read and is refused; convert it where you "
-                       "trust it: load it "
-                       "with transformers and call save_pretrained(dir, safe_serialization=True)"));
-    }
-    if (name.ends_with(".gguf")) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          directory, " holds ", name, "; GGUF is not read, use the model's safetensors files"));
+          absl::StrCat(directory, " has ", missing, "; it holds ", absl::CEscape(name), form.what));
     }
   }
-  return absl::NotFoundError(
-      absl::StrCat(directory, " has neither ", kSingleFile, " nor ", kIndexFile));
+  return absl::NotFoundError(absl::StrCat(directory, " has ", missing,
+                                          "; it must be a model directory in the Hugging Face "
+                                          "layout"));
+}
+
+// An adapter is no model, and one beside a model would change what that computes.
+absl::Status RefuseAdapter(const fs::path& path) {
+  std::string base;
+  const absl::StatusOr<std::string> text = ReadText(path, kConfigBytesMax);
+  if (text.ok()) {
+    if (const auto config = ConfigReader::Parse(*text, kAdapterFile); config.ok()) {
+      base = config->StringOr("base_model_name_or_path", "").value_or("");
+    }
+  }
+  return absl::UnimplementedError(absl::StrCat(
+      path.string(), ": this is an adapter (LoRA)",
+      base.empty() ? "" : absl::StrCat(" of ", absl::CEscape(base)),
+      ", which is not supported yet; merge it into its base model (peft: merge_and_unload, then "
+      "save_pretrained) and serve the result"));
 }
 
 // The tensor-to-file map of an index. File names must be plain, so that none leads out of the
@@ -195,10 +250,8 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& 
   const fs::path root(directory);
   std::unique_ptr<Checkpoint> checkpoint(new Checkpoint());
   checkpoint->directory_ = directory;
-  if (!has("config.json")) {
-    return absl::NotFoundError(
-        absl::StrCat(directory, " has no config.json; it must be a Hugging Face model directory"));
-  }
+  if (has(kAdapterFile)) return RefuseAdapter(root / kAdapterFile);
+  if (!has("config.json")) return NotAModel(directory, names, "no config.json");
   TESSERA_ASSIGN_OR_RETURN(checkpoint->config_json_,
                            ReadText(root / "config.json", kConfigBytesMax));
   if (has("generation_config.json")) {
@@ -210,7 +263,10 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& 
   std::map<std::string, std::string> index;
   std::set<std::string> files = {kSingleFile};
   if (!has(kSingleFile)) {
-    if (!has(kIndexFile)) return NoWeights(directory, names);
+    if (!has(kIndexFile)) {
+      return NotAModel(directory, names,
+                       absl::StrCat("neither ", kSingleFile, " nor ", kIndexFile));
+    }
     TESSERA_ASSIGN_OR_RETURN(index, ReadIndex(root / kIndexFile));
     files.clear();
     for (const auto& [tensor, file] : index) files.insert(file);

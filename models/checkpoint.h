@@ -68,8 +68,8 @@ class Checkpoint {
     const MappedFile* file;
     TensorEntry entry;
   };
-  // NOT_FOUND / INVALID_ARGUMENT naming the file and what is wrong with it. Pickle files (.bin,
-  // .pt) are refused with a word on converting.
+  // NOT_FOUND / INVALID_ARGUMENT naming the file and what is wrong with it. Adapters, pickle files
+  // (.bin, .pt), GGUF and other layouts are refused by name, with what to do about it.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& directory);
 
   const std::string& directory() const { return directory_; }

@@ -12,6 +12,7 @@ namespace tessera {
 namespace {
 
 constexpr double kSoftcapMax = 1e6;
+constexpr int64_t kScaleBlockMax = 1 << 20;  // rows or columns
 
 absl::Status ParseHeads(const ConfigReader& config, ModelSpec* spec) {
   TESSERA_ASSIGN_OR_RETURN(spec->num_heads, config.Int("num_attention_heads", 1, kHeadsMax));
@@ -42,7 +43,7 @@ absl::Status ParseHeads(const ConfigReader& config, ModelSpec* spec) {
 
 }  // namespace
 
-absl::Status ParseSizes(const ConfigReader& config, ModelSpec* spec) {
+absl::Status ParseWidths(const ConfigReader& config, ModelSpec* spec) {
   TESSERA_ASSIGN_OR_RETURN(spec->num_layers, config.Int("num_hidden_layers", 1, kLayersMax));
   TESSERA_ASSIGN_OR_RETURN(spec->hidden_size, config.Int("hidden_size", 1, kHiddenSizeMax));
   TESSERA_ASSIGN_OR_RETURN(spec->intermediate_size,
@@ -50,10 +51,14 @@ absl::Status ParseSizes(const ConfigReader& config, ModelSpec* spec) {
   TESSERA_ASSIGN_OR_RETURN(spec->vocab_size, config.Int("vocab_size", 1, kVocabSizeMax));
   TESSERA_ASSIGN_OR_RETURN(spec->context_max,
                            config.Int("max_position_embeddings", 1, kContextMax));
-  TESSERA_RETURN_IF_ERROR(ParseHeads(config, spec));
   TESSERA_ASSIGN_OR_RETURN(const double eps, config.Number("rms_norm_eps", 1e-12, 1.0));
   spec->rms_norm_eps = static_cast<float>(eps);
   return absl::OkStatus();
+}
+
+absl::Status ParseSizes(const ConfigReader& config, ModelSpec* spec) {
+  TESSERA_RETURN_IF_ERROR(ParseWidths(config, spec));
+  return ParseHeads(config, spec);
 }
 
 absl::StatusOr<ActivationKind> ParseActivation(const ConfigReader& config, const std::string& key) {
@@ -99,6 +104,38 @@ absl::Status ParseLayers(const ConfigReader& config, int64_t window,
     if (is_sliding) spec->layers[layer].window = window;
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<int64_t> ParseExpertsPerToken(const ConfigReader& config, int64_t experts) {
+  return config.Int("num_experts_per_tok", 1, experts);
+}
+
+absl::StatusOr<BlockScaling> ParseBlockScaling(const ConfigReader& config) {
+  BlockScaling scaling;
+  TESSERA_ASSIGN_OR_RETURN(const auto quantization, config.Object("quantization_config"));
+  if (!quantization.has_value()) return scaling;
+  TESSERA_ASSIGN_OR_RETURN(const std::string method,
+                           quantization->StringOr("quant_method", "unnamed"));
+  TESSERA_ASSIGN_OR_RETURN(const std::string format, quantization->StringOr("fmt", "e4m3"));
+  if (method != "fp8" || format != "e4m3" || !quantization->Has("weight_block_size")) {
+    return absl::UnimplementedError(
+        absl::StrCat("config.json: quantized weights (\"", method, "\"",
+                     method == "fp8" ? " without blocks" : "",
+                     ") are not supported; use a checkpoint in bfloat16, float16 or float32, or in "
+                     "float8 (e4m3) "
+                     "with a scale per block"));
+  }
+  const ConfigReader::Json& block = *quantization->Find("weight_block_size");
+  const auto is_size = [](const ConfigReader::Json& n) {
+    return n.is_number_unsigned() && n >= 1 && n <= kScaleBlockMax;
+  };
+  if (!block.is_array() || block.size() != 2 || !is_size(block[0]) || !is_size(block[1])) {
+    return quantization->Refuse("weight_block_size",
+                                absl::StrCat("two integers from 1 to ", kScaleBlockMax));
+  }
+  scaling.rows = block[0].get<int64_t>();
+  scaling.columns = block[1].get<int64_t>();
+  return scaling;
 }
 
 absl::StatusOr<DType> ParseCheckpointDType(const ConfigReader& config) {

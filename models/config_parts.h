@@ -14,9 +14,11 @@
 
 namespace tessera {
 
-// Layers, hidden, intermediate, vocabulary and context sizes, heads, norm epsilon. Sizes have no
-// default but head_dim (hidden_size / num_attention_heads) and num_key_value_heads. Sets
-// attention_scale to 1 / sqrt(head size).
+// Layers, hidden, intermediate, vocabulary and context sizes, norm epsilon; none has a default.
+absl::Status ParseWidths(const ConfigReader& config, ModelSpec* spec);
+
+// The same and heads. Sizes have no default but head_dim (hidden_size / num_attention_heads) and
+// num_key_value_heads. Sets attention_scale to 1 / sqrt(head size).
 absl::Status ParseSizes(const ConfigReader& config, ModelSpec* spec);
 
 absl::StatusOr<ActivationKind> ParseActivation(const ConfigReader& config, const std::string& key);
@@ -45,6 +47,13 @@ absl::StatusOr<RopeScaling> ParseRopeScaling(const ConfigReader& config,
 
 inline constexpr double kRopeThetaMin = 1.0;
 inline constexpr double kRopeThetaMax = 1e12;
+
+// "num_experts_per_tok", at most `experts`.
+absl::StatusOr<int64_t> ParseExpertsPerToken(const ConfigReader& config, int64_t experts);
+
+// "quantization_config": float8 with a scale per block, or nothing. UNIMPLEMENTED names any other
+// method.
+absl::StatusOr<BlockScaling> ParseBlockScaling(const ConfigReader& config);
 
 // "dtype", or "torch_dtype" in older configs; float32 if neither is there, as in the reference.
 absl::StatusOr<DType> ParseCheckpointDType(const ConfigReader& config);

@@ -2,6 +2,7 @@
 
 #include "models/describe.h"
 
+#include <algorithm>
 #include <string_view>
 
 #include "absl/strings/str_cat.h"
@@ -24,7 +25,7 @@ std::string ParameterText(int64_t count) {
 
 std::string RopeText(const ModelSpec& spec, const RotarySpec& rope) {
   std::string text = absl::StrFormat("theta %g", rope.theta);
-  if (rope.rotary_size != spec.head_size) {
+  if (spec.latent.kv_rank == 0 && rope.rotary_size != spec.head_size) {
     absl::StrAppendFormat(&text, " on %d of %d elements", rope.rotary_size, spec.head_size);
   }
   const RopeScaling& scaling = rope.scaling;
@@ -65,6 +66,7 @@ std::string WindowText(const ModelSpec& spec) {
 // What sets the model apart from a plain one, or "".
 std::string ChoicesText(const ModelSpec& spec) {
   std::vector<std::string> choices;
+  if (spec.layer_norm) choices.push_back("layer norms");
   if (spec.qk_norm) choices.push_back("norms of query and key heads");
   if (spec.attention_out_norm) choices.push_back("norms behind attention");
   if (spec.mlp_out_norm) choices.push_back("norms behind the MLP");
@@ -75,6 +77,49 @@ std::string ChoicesText(const ModelSpec& spec) {
     choices.push_back(absl::StrFormat("logits capped at %g", spec.final_softcap));
   }
   return absl::StrJoin(choices, ", ");
+}
+
+std::string HeadsText(const ModelSpec& spec) {
+  const LatentSpec& latent = spec.latent;
+  if (latent.kv_rank == 0) {
+    return absl::StrCat(spec.num_heads, " query, ", spec.num_kv_heads, " KV, of ", spec.head_size,
+                        " elements");
+  }
+  return absl::StrCat(spec.num_heads, " of ", latent.nope_size, " + ", latent.rope_size,
+                      " elements, values of ", latent.value_size, "; the cache keeps ",
+                      latent.kv_rank, " + ", latent.rope_size, " for all of them");
+}
+
+// Of a model that has them.
+std::string ExpertsText(const ModelSpec& spec) {
+  const MoeSpec& moe = spec.moe;
+  std::string text = absl::StrFormat("%d of %d, intermediate %d", moe.experts_per_token,
+                                     moe.num_experts, moe.expert_intermediate);
+  if (moe.num_groups > 1) {
+    absl::StrAppendFormat(&text, ", from %d of %d groups", moe.groups_per_token, moe.num_groups);
+  }
+  if (moe.shared_intermediate > 0) {
+    absl::StrAppendFormat(&text, ", beside one of %d for all tokens", moe.shared_intermediate);
+  }
+  const auto layers = std::count_if(spec.layers.begin(), spec.layers.end(),
+                                    [](const LayerSpec& layer) { return layer.experts; });
+  if (HasDenseLayers(spec)) {
+    absl::StrAppendFormat(&text, "; in %d of %d layers", layers, spec.num_layers);
+  }
+  return text;
+}
+
+std::string StoredText(const ModelSpec& spec) {
+  std::string text = DTypeName(spec.checkpoint_dtype);
+  if (spec.float8.rows > 0) {
+    absl::StrAppendFormat(&text, ", weights may be float8 with a scale for %d x %d of them",
+                          spec.float8.rows, spec.float8.columns);
+  }
+  if (spec.draft_layers > 0) {
+    absl::StrAppendFormat(&text, "; %d layers that draft further tokens are passed over",
+                          spec.draft_layers);
+  }
+  return text;
 }
 
 std::string TensorParallelText(const ModelSpec& spec) {
@@ -99,13 +144,17 @@ std::string DescribeModel(const ModelSpec& spec, const std::string& license) {
   if (spec.qkv_bias) biases.push_back("q, k, v");
   if (spec.output_bias) biases.push_back("attention output");
   if (spec.mlp_bias) biases.push_back("MLP");
+  if (spec.head_bias) biases.push_back("head");
   std::string text;
   text += Line("architecture", absl::StrCat(spec.architecture, " (family ", spec.family, ")"));
   text += Line("parameters", ParameterText(ParameterCount(spec)));
   text += Line("layers", absl::StrCat(spec.num_layers, ", hidden ", spec.hidden_size,
                                       ", intermediate ", spec.intermediate_size));
-  text += Line("heads", absl::StrCat(spec.num_heads, " query, ", spec.num_kv_heads, " KV, of ",
-                                     spec.head_size, " elements"));
+  text += Line("heads", HeadsText(spec));
+  if (spec.moe.num_experts > 0) {
+    text += Line("experts", ExpertsText(spec));
+    text += Line("active", ParameterText(ActiveParameterCount(spec)));
+  }
   text += Line("vocabulary", absl::StrCat(spec.vocab_size, " tokens, head ",
                                           spec.tied_head ? "tied to the embedding" : "of its own"));
   text += Line("context", absl::StrCat(spec.context_max, " tokens"));
@@ -115,7 +164,7 @@ std::string DescribeModel(const ModelSpec& spec, const std::string& license) {
     text += Line("also", choices);
   }
   if (!biases.empty()) text += Line("biases", absl::StrJoin(biases, "; "));
-  text += Line("stored as", DTypeName(spec.checkpoint_dtype));
+  text += Line("stored as", StoredText(spec));
   text += Line("tp", TensorParallelText(spec));
   if (!license.empty()) text += Line("licence", license);
   return text;

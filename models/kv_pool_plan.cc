@@ -87,7 +87,9 @@ int64_t TokensServed(const KvGroup& group, const MemoryRequest& request, int64_t
 
 uint64_t KvBytesPerToken(const KvGroup& group, const MemoryRequest& request) {
   const int64_t kv_heads = std::max<int64_t>(1, group.num_kv_heads / request.tp);
-  return group.layers.size() * 2 * kv_heads * group.head_size * DTypeSize(request.kv_dtype);
+  // A latent entry is key and value at once.
+  const int64_t parts = group.kind == KvGroup::Kind::kLatent ? 1 : 2;
+  return group.layers.size() * parts * kv_heads * group.head_size * DTypeSize(request.kv_dtype);
 }
 
 uint64_t KvBytesAtRest(const ModelSpec& spec, const MemoryRequest& request, int64_t tokens) {

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <map>
+#include <tuple>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -17,9 +18,9 @@
 namespace tessera {
 namespace {
 
-constexpr int64_t kPanelRows = 16;  // rows of a packed matrix come in panels of this many
-constexpr int64_t kColumnPair = 2;  // and its columns in pairs
-constexpr int kSlices = 8;  // of a row-parallel product, see the fixed tree in kernels/ops.h
+constexpr int64_t kPanelRows = 16;         // rows of a packed matrix come in panels of this many
+constexpr int64_t kColumnPair = 2;         // and its columns in pairs
+constexpr int64_t kExpertTokensMax = 512;  // tokens whose experts use scratch at once
 constexpr int64_t kPassRowsMax = 256;      // rows of a product that use scratch at once
 constexpr int64_t kGatherBytes = 1 << 20;  // of each rank's part of an all-reduce, held at once
 constexpr int64_t kBlockSizeMax = 1024;    // tokens
@@ -29,8 +30,28 @@ int64_t RoundUp(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; 
 
 // The matrix that a packed tensor is a part of: query, key and value are one, gate and up are one.
 WeightSlot FusedSlot(WeightSlot slot) {
-  if (slot == WeightSlot::kKey || slot == WeightSlot::kValue) return WeightSlot::kQuery;
-  return slot == WeightSlot::kUp ? WeightSlot::kGate : slot;
+  switch (slot) {
+    case WeightSlot::kKey:
+    case WeightSlot::kValue:
+      return WeightSlot::kQuery;
+    case WeightSlot::kUp:
+      return WeightSlot::kGate;
+    case WeightSlot::kExpertUp:
+      return WeightSlot::kExpertGate;
+    case WeightSlot::kSharedUp:
+      return WeightSlot::kSharedGate;
+    default:
+      return slot;
+  }
+}
+
+// The rank with the most experts.
+int FullestRank(const ModelSpec& spec, int tp) {
+  int fullest = 0;
+  for (int rank = 1; rank < tp; ++rank) {
+    if (ExpertsOf(spec, rank, tp).count > ExpertsOf(spec, fullest, tp).count) fullest = rank;
+  }
+  return fullest;
 }
 
 // Columns of this rank as they are packed. The columns of a row-parallel matrix lie in the fixed
@@ -42,8 +63,8 @@ int64_t PackedColumns(const WeightSpec& weight, const Shard& shard, int tp) {
   int64_t widest = 0;
   for (int rank = 0; rank < tp; ++rank) {
     int64_t columns = 0;
-    for (int s = rank * kSlices / tp; s < (rank + 1) * kSlices / tp; ++s) {
-      columns += RoundUp(total * (s + 1) / kSlices - total * s / kSlices, kColumnPair);
+    for (int s = rank * kSumSlices / tp; s < (rank + 1) * kSumSlices / tp; ++s) {
+      columns += RoundUp(total * (s + 1) / kSumSlices - total * s / kSumSlices, kColumnPair);
     }
     widest = std::max(widest, columns);
   }
@@ -52,28 +73,60 @@ int64_t PackedColumns(const WeightSpec& weight, const Shard& shard, int tp) {
 
 void AddWeights(const ModelSpec& spec, const MemoryRequest& request, MemoryPlan* plan) {
   const uint64_t element = DTypeSize(request.dtype);
-  std::map<std::pair<int, WeightSlot>, std::pair<int64_t, int64_t>> packed;  // -> rows, columns
+  const int fullest = FullestRank(spec, request.tp);
+  // -> rows, columns
+  std::map<std::tuple<int, int, WeightSlot>, std::pair<int64_t, int64_t>> packed;
   for (const WeightSpec& weight : WeightTable(spec)) {
-    const Shard shard = ShardOf(weight, spec, /*rank=*/0, request.tp);
-    const uint64_t plain_bytes = shard.rows_padded * shard.column_count * element;
+    const Shard shard = ShardOf(weight, spec, weight.expert < 0 ? 0 : fullest, request.tp);
+    const uint64_t plain_bytes =
+        shard.rows_padded * shard.column_count * DTypeSize(weight.ResidentDType(request.dtype));
     if (weight.rule == ShardRule::kReplicate) {
       plan->weight_bytes_replicated += plain_bytes;
     } else if (weight.shape.size() == 1 || weight.slot == WeightSlot::kEmbedding) {
       plan->weight_bytes_sharded += plain_bytes;
     } else {
-      auto& [rows, columns] = packed[{weight.layer, FusedSlot(weight.slot)}];
+      auto& [rows, columns] = packed[{weight.layer, weight.expert, FusedSlot(weight.slot)}];
       rows += shard.rows_padded;
       columns = PackedColumns(weight, shard, request.tp);
     }
     // A tied head is the embedding's rows once more, packed for the product.
     if (weight.slot == WeightSlot::kEmbedding && spec.tied_head) {
-      packed[{-1, WeightSlot::kHead}] = {shard.rows_padded,
-                                         PackedColumns(weight, shard, request.tp)};
+      packed[{-1, -1, WeightSlot::kHead}] = {shard.rows_padded,
+                                             PackedColumns(weight, shard, request.tp)};
     }
   }
   for (const auto& [place, size] : packed) {
     plan->weight_bytes_sharded += RoundUp(size.first, kPanelRows) * size.second * element;
   }
+}
+
+// Elements of one token that the attention holds, in the model's dtype.
+int64_t AttentionElements(const ModelSpec& spec, const HeadShard& heads) {
+  const LatentSpec& latent = spec.latent;
+  const int64_t query = heads.num_heads * spec.head_size;
+  if (latent.kv_rank == 0) return 2 * query + 2 * heads.num_kv_heads * spec.head_size;
+  const int64_t plain = heads.num_heads * (latent.nope_size + latent.rope_size);
+  return latent.query_rank + latent.entry_size() + plain + query +
+         heads.num_heads * (latent.kv_rank + latent.value_size);
+}
+
+// Columns of this rank's dense MLP, or of its shared expert if that is wider.
+int64_t InnerSize(const ModelSpec& spec, int tp) {
+  const int64_t dense = HasDenseLayers(spec) ? spec.intermediate_size / tp : 0;
+  return std::max(dense, spec.moe.shared_intermediate / tp);
+}
+
+// What the experts of a step of `tokens` tokens need beside: choices, and the scratch of a pass.
+int64_t ExpertBytes(const ModelSpec& spec, const MemoryRequest& request) {
+  const MoeSpec& moe = spec.moe;
+  if (moe.num_experts == 0) return 0;
+  const int64_t hidden = spec.hidden_size;
+  const int64_t chosen = request.tokens_max * (moe.num_experts + 2 * moe.experts_per_token + 1);
+  const int64_t pass = std::min(request.tokens_max, kExpertTokensMax);
+  const int64_t token = moe.experts_per_token * (moe.expert_intermediate + 2) +
+                        moe.shared_intermediate / request.tp +
+                        std::max(hidden + 2 * moe.expert_intermediate, 3 * hidden);
+  return (chosen + pass * token) * 4;
 }
 
 // The decoder's buffers of one step, the scratch of its widest product, the step's own arrays, and
@@ -82,20 +135,20 @@ uint64_t ActivationBytes(const ModelSpec& spec, const MemoryRequest& request, in
   const HeadShard heads = HeadsOf(spec, /*rank=*/0, request.tp);
   const int64_t element = static_cast<int64_t>(DTypeSize(request.dtype));
   const int64_t hidden = spec.hidden_size;
-  const int64_t query = heads.num_heads * spec.head_size;
-  const int64_t qkv = query + 2 * heads.num_kv_heads * spec.head_size;
-  const int64_t inner = spec.intermediate_size / request.tp;
+  const int64_t attention = AttentionElements(spec, heads);
+  const int64_t inner = InnerSize(spec, request.tp);
   const int64_t vocabulary = (spec.vocab_size + request.tp - 1) / request.tp;
 
-  // [T, ...]: residual, normed, q k v, attended, gate and up, activated; the partial sum in
+  // [T, ...]: residual, normed, the attention's, gate and up, activated; the partial sum in
   // float32.
-  const int64_t token_bytes = (2 * hidden + qkv + query + 3 * inner) * element + hidden * 4;
+  const int64_t token_bytes = (2 * hidden + attention + 3 * inner) * element + hidden * 4;
   // [R, ...]: rows of the head, their logits in float32, block tables and lengths in int32.
   const int64_t blocks = RoundUp(context_max, request.block_size) / request.block_size;
   const int64_t groups = static_cast<int64_t>(spec.kv_groups.size());
   const int64_t row_bytes = hidden * element + vocabulary * 4 + (blocks * groups + 3) * 4;
-  const int64_t widest = std::max({hidden, qkv, 2 * inner, vocabulary});
-  const int64_t workspace = std::min(request.tokens_max, kPassRowsMax) * widest * 4;
+  const int64_t widest = std::max({hidden, attention, 2 * inner, vocabulary});
+  const int64_t workspace =
+      std::max(std::min(request.tokens_max, kPassRowsMax) * widest * 4, ExpertBytes(spec, request));
   const int64_t gathered = request.tp > 1 ? kGatherBytes * request.tp : 0;
   return static_cast<uint64_t>(request.tokens_max * (token_bytes + 2 * 4) +
                                request.rows_max * row_bytes + workspace + gathered);

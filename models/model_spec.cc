@@ -16,9 +16,6 @@
 namespace tessera {
 namespace {
 
-constexpr size_t kEosTokensMax = 256;
-constexpr double kTemperatureMax = 100.0;
-
 absl::StatusOr<std::string> Architecture(const ConfigReader& config) {
   const nlohmann::json* list = config.Find("architectures");
   if (list == nullptr || !list->is_array() || list->size() != 1 || !list->front().is_string()) {
@@ -26,24 +23,6 @@ absl::StatusOr<std::string> Architecture(const ConfigReader& config) {
                                                        SupportedArchitectures()));
   }
   return list->front().get<std::string>();
-}
-
-// A token id, a list of them, or nothing.
-absl::StatusOr<std::vector<int32_t>> TokenIds(const ConfigReader& config, const std::string& key) {
-  std::vector<int32_t> ids;
-  const nlohmann::json* value = config.Find(key);
-  if (value == nullptr) return ids;
-  const nlohmann::json list = value->is_array() ? *value : nlohmann::json::array({*value});
-  const std::string allowed = absl::StrCat("a token id from 0 to ", kVocabSizeMax - 1,
-                                           ", or a list of at most ", kEosTokensMax, " of them");
-  if (list.size() > kEosTokensMax) return config.Refuse(key, allowed);
-  for (const nlohmann::json& id : list) {
-    if (!id.is_number_unsigned() || id.get<uint64_t>() >= static_cast<uint64_t>(kVocabSizeMax)) {
-      return config.Refuse(key, allowed);
-    }
-    ids.push_back(static_cast<int32_t>(id.get<uint64_t>()));
-  }
-  return ids;
 }
 
 // What follows from the family's part for every family.
@@ -72,59 +51,38 @@ absl::StatusOr<ModelSpec> ParseModelSpec(const std::string& config_json) {
   TESSERA_ASSIGN_OR_RETURN(spec.architecture, Architecture(config));
   const Family* family = FindFamily(spec.architecture);
   if (family == nullptr) {
-    return absl::UnimplementedError(absl::StrCat("config.json: architecture \"", spec.architecture,
-                                                 "\" is not supported; supported are ",
-                                                 SupportedArchitectures()));
+    return absl::UnimplementedError(absl::StrCat(
+        "config.json: architecture \"", spec.architecture, "\" is not supported",
+        config.Has("auto_map") ? ", and the Python code that \"auto_map\" names is never run" : "",
+        "; supported are ", SupportedArchitectures()));
   }
   spec.family = family->name;
-  TESSERA_ASSIGN_OR_RETURN(const auto quantization, config.Object("quantization_config"));
-  if (quantization.has_value()) {
-    TESSERA_ASSIGN_OR_RETURN(const std::string method,
-                             quantization->StringOr("quant_method", "unnamed"));
-    return absl::UnimplementedError(
-        absl::StrCat("config.json: quantized weights (\"", method,
-                     "\") are not supported; use a checkpoint in bfloat16, float16 or float32"));
-  }
+  TESSERA_ASSIGN_OR_RETURN(spec.float8, ParseBlockScaling(config));
   TESSERA_ASSIGN_OR_RETURN(spec.checkpoint_dtype, ParseCheckpointDType(config));
   TESSERA_RETURN_IF_ERROR(family->parse(config, &spec));
   Finish(&spec);
   return spec;
 }
 
-absl::StatusOr<GenerationDefaults> ParseGenerationDefaults(const std::string& config_json,
-                                                           const std::string& generation_json) {
-  TESSERA_ASSIGN_OR_RETURN(const ConfigReader config,
-                           ConfigReader::Parse(config_json, "config.json"));
-  TESSERA_ASSIGN_OR_RETURN(const ConfigReader generation,
-                           ConfigReader::Parse(generation_json.empty() ? "{}" : generation_json,
-                                               "generation_config.json"));
-  GenerationDefaults defaults;
-  TESSERA_ASSIGN_OR_RETURN(
-      defaults.eos_token_ids,
-      TokenIds(generation.Has("eos_token_id") ? generation : config, "eos_token_id"));
-  TESSERA_ASSIGN_OR_RETURN(const int64_t bos, (generation.Has("bos_token_id") ? generation : config)
-                                                  .IntOr("bos_token_id", -1, 0, kVocabSizeMax - 1));
-  defaults.bos_token_id = static_cast<int32_t>(bos);
-  TESSERA_ASSIGN_OR_RETURN(const double temperature,
-                           generation.NumberOr("temperature", 1.0, 0.0, kTemperatureMax));
-  TESSERA_ASSIGN_OR_RETURN(const int64_t top_k, generation.IntOr("top_k", 0, 0, kVocabSizeMax));
-  TESSERA_ASSIGN_OR_RETURN(const double top_p, generation.NumberOr("top_p", 1.0, 1e-6, 1.0));
-  // Said in so many words, false means greedy; left out it says nothing.
-  TESSERA_ASSIGN_OR_RETURN(const bool sample, generation.BoolOr("do_sample", true));
-  defaults.temperature = sample ? static_cast<float>(temperature) : 0.0f;
-  defaults.top_k = static_cast<uint32_t>(top_k);
-  defaults.top_p = static_cast<float>(top_p);
-  return defaults;
-}
-
 int64_t ParameterCount(const ModelSpec& spec) {
   int64_t count = 0;
-  for (const WeightSpec& weight : WeightTable(spec)) {
-    int64_t elements = 1;
-    for (const int64_t n : weight.shape) elements *= n;
-    count += elements;
-  }
+  for (const WeightSpec& weight : WeightTable(spec)) count += weight.Elements();
   return count;
+}
+
+int64_t ActiveParameterCount(const ModelSpec& spec) {
+  int64_t common = 0;
+  int64_t experts = 0;
+  for (const WeightSpec& weight : WeightTable(spec)) {
+    (weight.expert < 0 ? common : experts) += weight.Elements();
+  }
+  if (experts == 0) return common;
+  return common + experts / spec.moe.num_experts * spec.moe.experts_per_token;
+}
+
+bool HasDenseLayers(const ModelSpec& spec) {
+  return std::any_of(spec.layers.begin(), spec.layers.end(),
+                     [](const LayerSpec& layer) { return !layer.experts; });
 }
 
 std::vector<KvGroup> GroupLayers(const ModelSpec& spec) {
@@ -133,6 +91,7 @@ std::vector<KvGroup> GroupLayers(const ModelSpec& spec) {
     const int64_t window = spec.layers[layer].window;
     KvGroup& group = groups[window];
     group.kind = window == 0 ? KvGroup::Kind::kFull : KvGroup::Kind::kWindow;
+    if (spec.latent.kv_rank > 0) group.kind = KvGroup::Kind::kLatent;
     group.layers.push_back(layer);
     group.window = window;
     group.num_kv_heads = spec.num_kv_heads;

@@ -28,14 +28,18 @@ struct RopeScaling {
   std::vector<double> long_factor = {};
   double attention_factor = 1.0;       // yarn, longrope: multiplies cos and sin
   double long_attention_factor = 1.0;  // longrope, with long_factor
+  // yarn: what mscale_all_dim makes of the factor. Latent attention scales its scores by its
+  // square.
+  double score_magnitude = 1.0;
 
   bool operator==(const RopeScaling&) const = default;
 };
 
 struct RotarySpec {
   double theta = 10000.0;
-  int64_t rotary_size = 0;  // leading elements of a head that turn; even
-  RopeScaling scaling;
+  int64_t rotary_size = 0;  // elements of a head that turn; even
+  RopeScaling scaling = {};
+  bool interleaved = false;  // pairs are neighbours (2 i, 2 i + 1), else half a turning part apart
 };
 
 struct RotaryTable {

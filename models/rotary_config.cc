@@ -60,6 +60,7 @@ absl::Status ParseYarn(const ConfigReader& scaling, const ModelSpec& spec, RopeS
                            scaling.NumberOr("mscale", 0.0, 0.0, kRopeFactorMax));
   TESSERA_ASSIGN_OR_RETURN(const double mscale_all,
                            scaling.NumberOr("mscale_all_dim", 0.0, 0.0, kRopeFactorMax));
+  if (mscale_all != 0.0) rope->score_magnitude = YarnMagnitude(rope->factor, mscale_all);
   double magnitude = YarnMagnitude(rope->factor, 1.0);
   if (mscale != 0.0 && mscale_all != 0.0) {
     magnitude = YarnMagnitude(rope->factor, mscale) / YarnMagnitude(rope->factor, mscale_all);

@@ -32,6 +32,7 @@ std::optional<DType> DTypeOf(std::string_view name) {
   if (name == "F32") return DType::kFloat32;
   if (name == "BF16") return DType::kBFloat16;
   if (name == "F16") return DType::kFloat16;
+  if (name == "F8_E4M3") return DType::kFloat8E4M3;
   if (name == "I32") return DType::kInt32;
   if (name == "I64") return DType::kInt64;
   if (name == "U8") return DType::kUInt8;
@@ -70,8 +71,8 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
     if (place_ != Place::kTensor || field_ != Field::kDType) return Value("a string");
     dtype_ = DTypeOf(value);
     if (!dtype_.has_value()) {
-      return Fail(
-          absl::StrCat("has dtype ", Quoted(value), "; known are F32, BF16, F16, I32, I64, U8"));
+      return Fail(absl::StrCat("has dtype ", Quoted(value),
+                               "; known are F32, BF16, F16, F8_E4M3, I32, I64, U8"));
     }
     return true;
   }

@@ -28,8 +28,12 @@ std::string TensorParallelProblem(const ModelSpec& spec, int tp) {
   if (spec.num_heads % tp != 0) {
     return absl::StrCat("does not divide the model's ", spec.num_heads, " attention heads");
   }
-  if (spec.intermediate_size % tp != 0) {
+  if (HasDenseLayers(spec) && spec.intermediate_size % tp != 0) {
     return absl::StrCat("does not divide the model's intermediate size, ", spec.intermediate_size);
+  }
+  if (spec.moe.shared_intermediate % tp != 0) {
+    return absl::StrCat("does not divide the shared expert's intermediate size, ",
+                        spec.moe.shared_intermediate);
   }
   if (spec.num_kv_heads % tp != 0 && tp % spec.num_kv_heads != 0) {
     return absl::StrCat("neither divides the model's ", spec.num_kv_heads,
@@ -44,6 +48,17 @@ std::vector<int64_t> WeightSpec::StoredShape() const {
   std::vector<int64_t> stored = shape;
   if (stored_rows > 0) stored[0] = stored_rows;
   return stored;
+}
+
+int64_t WeightSpec::Elements() const {
+  int64_t elements = 1;
+  for (const int64_t n : shape) elements *= n;
+  return elements;
+}
+
+int64_t WeightSpec::StoredRow(int64_t row) const {
+  if (run_rows == 0) return stored_begin + row;
+  return stored_begin + row / run_rows * run_stride + row % run_rows;
 }
 
 std::vector<WeightSpec> WeightTable(const ModelSpec& spec) { return FamilyOf(spec).weights(spec); }
@@ -95,8 +110,22 @@ Shard ShardOf(const WeightSpec& weight, const ModelSpec& spec, int rank, int tp)
       shard.row_begin = std::min(rank * shard.rows_padded, rows);
       shard.row_count = std::min(shard.rows_padded, rows - shard.row_begin);
       break;
+    case ShardRule::kExperts: {
+      const ExpertRange own = ExpertsOf(spec, rank, tp);
+      const bool mine = weight.expert >= own.begin && weight.expert < own.begin + own.count;
+      if (!mine) shard.row_count = shard.rows_padded = 0;
+      break;
+    }
   }
   return shard;
+}
+
+ExpertRange ExpertsOf(const ModelSpec& spec, int rank, int tp) {
+  TESSERA_CHECK(tp >= 1 && rank >= 0 && rank < tp) << "rank " << rank << " of " << tp;
+  const auto begin = [&](int of) {
+    return spec.moe.num_experts * (of * kSumSlices / tp) / kSumSlices;
+  };
+  return {.begin = begin(rank), .count = begin(rank + 1) - begin(rank)};
 }
 
 HeadShard HeadsOf(const ModelSpec& spec, int rank, int tp) {

@@ -16,6 +16,8 @@ class Checkpoint;
 
 // The numbers of ranks that may share a model: divisors of the fixed 8-slice sums.
 inline constexpr int kTensorParallelSizes[] = {1, 2, 4, 8};
+// The slices of those sums, see kReduceSlices in kernels/ops.h. Experts are divided like columns.
+inline constexpr int kSumSlices = 8;
 
 // Places of the decoder. Layer slots come once per layer.
 enum class WeightSlot {
@@ -42,6 +44,28 @@ enum class WeightSlot {
   kGateBias,
   kUpBias,
   kDownBias,
+  // Latent attention. kQuery makes heads from what kQueryDown leaves, if there is that.
+  kQueryDown,
+  kQueryDownNorm,
+  kLatentDown,
+  kLatentNorm,
+  kKeyUp,    // per head, latent to key
+  kValueUp,  // per head, latent to value
+  // Experts; the first two and the shared expert's are of the layer.
+  kRouter,
+  kRouterCorrection,
+  kExpertGate,
+  kExpertUp,
+  kExpertDown,
+  kSharedGate,
+  kSharedUp,
+  kSharedDown,
+  kSharedSwitch,  // to the gate of the shared expert's output
+  // Of layer norms, and of the head.
+  kInputNormBias,
+  kPostNormBias,
+  kFinalNormBias,
+  kHeadBias,
 };
 
 // How a tensor is divided over tp ranks.
@@ -52,9 +76,10 @@ enum class ShardRule {
   kQueryHeads,  // rows, in whole heads
   kKvHeads,     // rows, in whole KV heads; replicated in groups of ranks when tp > num_kv_heads
   kVocab,       // rows, padded up so that every rank has the same number
+  kExperts,     // the rank that has the expert keeps all of it
 };
 
-// What fills one slot: a stored tensor, or a range of its rows where the checkpoint keeps several
+// What fills one slot: a stored tensor, or ranges of its rows where the checkpoint keeps several
 // slots in one tensor.
 struct WeightSpec {
   std::string name;  // Hugging Face tensor name
@@ -64,8 +89,22 @@ struct WeightSpec {
   ShardRule rule;
   int64_t stored_begin = 0;  // the slot's first row in the stored tensor
   int64_t stored_rows = 0;   // of the stored tensor; 0: shape[0]
+  // Rows come in runs of `run_rows`, whose starts are `run_stride` stored rows apart (a key and a
+  // value range for every head); 0: one run.
+  int64_t run_rows = 0;
+  int64_t run_stride = 0;
+  int expert = -1;  // -1: not of an expert
 
   std::vector<int64_t> StoredShape() const;
+  int64_t Elements() const;
+  // Of the stored tensor, for row `row` of the slot.
+  int64_t StoredRow(int64_t row) const;
+  // The tensor of its block scales, should it be stored in float8.
+  std::string ScaleName() const { return name + "_scale_inv"; }
+  // Its dtype on a rank that computes in `dtype`.
+  DType ResidentDType(DType dtype) const {
+    return slot == WeightSlot::kRouterCorrection ? DType::kFloat32 : dtype;
+  }
 };
 
 // The part of a tensor that one rank reads: a range of rows and a range of columns.
@@ -85,9 +124,9 @@ std::vector<WeightSpec> WeightTable(const ModelSpec& spec);
 // lm_head.weight beside a tied head).
 bool IsIgnorableTensor(const ModelSpec& spec, const std::string& name);
 
-// OK if the checkpoint holds the tensors of the table, in their shapes and in a floating dtype, and
-// none besides but ignorable ones. INVALID_ARGUMENT names the tensor that is missing, wrong or too
-// many.
+// OK if the checkpoint holds the tensors of the table, in their shapes and in a floating dtype,
+// float8 ones with their scales, and none besides but ignorable ones. INVALID_ARGUMENT names the
+// tensor that is missing, wrong or too many.
 absl::Status CheckTensors(const ModelSpec& spec, const Checkpoint& checkpoint);
 
 // INVALID_ARGUMENT naming the number that tp does not divide, and the tp values that work.
@@ -102,6 +141,13 @@ struct HeadShard {
   int64_t num_kv_heads = 0;
   int64_t kv_begin = 0;
 };
+struct ExpertRange {
+  int64_t begin = 0;
+  int64_t count = 0;
+};
+// Experts of one rank: those of its slices. May be none where there are fewer than slices.
+ExpertRange ExpertsOf(const ModelSpec& spec, int rank, int tp);
+
 HeadShard HeadsOf(const ModelSpec& spec, int rank, int tp);
 
 }  // namespace tessera

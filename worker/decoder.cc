@@ -1,15 +1,18 @@
-// The decoder: embedding, layers of attention and gated MLP around one residual stream, head over
-// this rank's part of the vocabulary. Two collectives per layer, each fused with the norms around
-// it. Which of the optional parts are there is ModelSpec's to say; no family is known here.
+// The decoder: embedding, layers of attention and MLP around one residual stream, head over this
+// rank's part of the vocabulary. Two collectives per layer, each fused with the norms around it.
+// What is inside a layer is attention_block.h's and mlp_block.h's; which of the optional parts are
+// there is ModelSpec's to say, and no family is known here.
 //
-// T tokens, H and K heads of this rank, D head size, C hidden, I intermediate of this rank, A model
-// dtype.
+// T tokens, C hidden, A model dtype.
 
 #include "worker/decoder.h"
 
 #include <algorithm>
 
 #include "base/status.h"
+#include "worker/activations.h"
+#include "worker/attention_block.h"
+#include "worker/mlp_block.h"
 
 namespace tessera {
 namespace {
@@ -18,18 +21,6 @@ using cluster::v1::DeviceInterval;
 
 // Bytes of zeros kept on the host to clear the residual stream with.
 constexpr size_t kZeroBytes = 64 << 10;
-
-Activation ActivationOf(ActivationKind kind) {
-  switch (kind) {
-    case ActivationKind::kSilu:
-      return Activation::kSilu;
-    case ActivationKind::kGeluTanh:
-      return Activation::kGeluTanh;
-    case ActivationKind::kGelu:
-      return Activation::kGelu;
-  }
-  return Activation::kSilu;
-}
 
 // The reference holds the scale in the model's dtype.
 float EmbeddingScale(const ModelSpec& spec, DType dtype) {
@@ -41,32 +32,25 @@ class Decoder final : public TextModel {
  public:
   Decoder(const DecoderParts& parts, const StepLimits& limits)
       : parts_(parts),
-        heads_(HeadsOf(parts.spec, parts.comm.rank(), parts.comm.size())),
-        intermediate_(parts.spec.intermediate_size / parts.comm.size()),
         tokens_max_(limits.tokens_max),
         rows_max_(limits.rows_max),
-        context_max_(limits.context_max),
-        activation_(ActivationOf(parts.spec.activation)),
         embedding_scale_(EmbeddingScale(parts.spec, parts.weights.dtype)),
-        zeros_(kZeroBytes) {}
+        zeros_(kZeroBytes),
+        activations_(parts.ops),
+        attention_(parts, limits),
+        mlp_(parts, limits) {}
 
   absl::Status Allocate() {
-    const ModelSpec& spec = parts_.spec;
-    const int64_t hidden = spec.hidden_size;
-    TESSERA_RETURN_IF_ERROR(NewMatrix(residual_, tokens_max_, hidden, parts_.weights.dtype));
-    TESSERA_RETURN_IF_ERROR(NewMatrix(normed_, tokens_max_, hidden, parts_.weights.dtype));
-    TESSERA_RETURN_IF_ERROR(NewMatrix(partial_, tokens_max_, hidden, DType::kFloat32));
-    TESSERA_RETURN_IF_ERROR(NewMatrix(qkv_, tokens_max_, qkv_columns(), parts_.weights.dtype));
+    const int64_t hidden = parts_.spec.hidden_size;
+    const DType dtype = parts_.weights.dtype;
+    TESSERA_RETURN_IF_ERROR(activations_.Make(residual_, tokens_max_, hidden, dtype));
+    TESSERA_RETURN_IF_ERROR(activations_.Make(normed_, tokens_max_, hidden, dtype));
+    TESSERA_RETURN_IF_ERROR(activations_.Make(partial_, tokens_max_, hidden, DType::kFloat32));
+    TESSERA_RETURN_IF_ERROR(activations_.Make(outputs_, rows_max_, hidden, dtype));
     TESSERA_RETURN_IF_ERROR(
-        NewMatrix(attended_, tokens_max_, query_columns(), parts_.weights.dtype));
-    TESSERA_RETURN_IF_ERROR(
-        NewMatrix(gate_up_, tokens_max_, 2 * intermediate_, parts_.weights.dtype));
-    TESSERA_RETURN_IF_ERROR(
-        NewMatrix(activated_, tokens_max_, intermediate_, parts_.weights.dtype));
-    TESSERA_RETURN_IF_ERROR(NewMatrix(outputs_, rows_max_, hidden, parts_.weights.dtype));
-    TESSERA_RETURN_IF_ERROR(
-        NewMatrix(logits_, rows_max_, parts_.weights.vocab_count, DType::kFloat32));
-    for (const RotarySpec& rope : spec.ropes) TESSERA_RETURN_IF_ERROR(AddRope(rope));
+        activations_.Make(logits_, rows_max_, parts_.weights.vocab_count, DType::kFloat32));
+    TESSERA_RETURN_IF_ERROR(attention_.Allocate(activations_));
+    TESSERA_RETURN_IF_ERROR(mlp_.Allocate(activations_));
     return parts_.ops.Synchronize({});
   }
 
@@ -79,47 +63,42 @@ class Decoder final : public TextModel {
     ClearResidual(ctx, tokens);
     parts_.ops.Embedding(ctx, partial_.Rows(tokens), steps[0].tokens, weights.embedding,
                          weights.vocab_begin, embedding_scale_);
-    TESSERA_RETURN_IF_ERROR(
-        ReduceAndNorm(ctx, tokens, {}, {}, weights.layers[0].input_norm, timer));
+    TESSERA_RETURN_IF_ERROR(ReduceAndNorm(ctx, tokens, {}, {}, InputNorm(0), timer));
     for (size_t index = 0; index < weights.layers.size(); ++index) {
-      const bool last = index + 1 == weights.layers.size();
-      const TensorView next_norm = last ? weights.final_norm : weights.layers[index + 1].input_norm;
       const LayerWeights& layer = weights.layers[index];
-      Attention(ctx, static_cast<int>(index), steps[parts_.kv.group_of(static_cast<int>(index))]);
+      const int number = static_cast<int>(index);
+      attention_.Run(ctx, number, steps[parts_.kv.group_of(number)], partial_.Rows(tokens),
+                     normed_.Rows(tokens));
       TESSERA_RETURN_IF_ERROR(ReduceAndNorm(ctx, tokens, layer.output_bias,
-                                            layer.attention_out_norm, layer.post_norm, timer));
-      Mlp(ctx, layer, tokens);
-      TESSERA_RETURN_IF_ERROR(
-          ReduceAndNorm(ctx, tokens, layer.down_bias, layer.mlp_out_norm, next_norm, timer));
+                                            layer.attention_out_norm,
+                                            {layer.post_norm, layer.post_norm_bias}, timer));
+      mlp_.Run(ctx, number, partial_.Rows(tokens), normed_.Rows(tokens));
+      TESSERA_RETURN_IF_ERROR(ReduceAndNorm(ctx, tokens, layer.down_bias, layer.mlp_out_norm,
+                                            InputNorm(index + 1), timer));
     }
     return Head(ctx, steps[0]);
   }
 
   size_t workspace_bytes() const override {
-    // The widest input of a product.
-    const int64_t widest = std::max({parts_.spec.hidden_size, query_columns(), intermediate_});
-    return parts_.ops.WorkspaceBytes(std::max(tokens_max_, rows_max_), rows_max_, widest);
+    const int64_t widest = std::max(attention_.widest(), mlp_.widest());
+    return std::max(parts_.ops.WorkspaceBytes(std::max(tokens_max_, rows_max_), rows_max_, widest),
+                    mlp_.workspace_bytes());
   }
 
-  uint64_t buffer_bytes() const override {
-    uint64_t bytes = 0;
-    for (const Buffer& buffer : buffers_) bytes += buffer.bytes();
-    return bytes;
-  }
+  uint64_t buffer_bytes() const override { return activations_.bytes(); }
+
+  uint64_t TakeExpertLoad(const ExecContext& ctx) override { return mlp_.TakeLoad(ctx); }
 
  private:
-  int64_t query_columns() const { return heads_.num_heads * parts_.spec.head_size; }
-  int64_t qkv_columns() const {
-    return query_columns() + 2 * heads_.num_kv_heads * parts_.spec.head_size;
-  }
-
-  absl::Status NewMatrix(TensorView& view, int64_t rows, int64_t columns, DType dtype) {
-    // A shard of the vocabulary may be empty; its view still has an address.
-    const size_t bytes = std::max<int64_t>(rows * columns, 1) * DTypeSize(dtype);
-    TESSERA_ASSIGN_OR_RETURN(Buffer buffer, parts_.ops.Allocate(bytes));
-    view = buffer.View(dtype, {rows, columns});
-    buffers_.push_back(std::move(buffer));
-    return absl::OkStatus();
+  struct NormWeights {
+    TensorView weight;
+    TensorView bias;
+  };
+  // The norm in front of layer `index`, or in front of the head.
+  NormWeights InputNorm(size_t index) const {
+    const Weights& weights = parts_.weights;
+    if (index == weights.layers.size()) return {weights.final_norm, weights.final_norm_bias};
+    return {weights.layers[index].input_norm, weights.layers[index].input_norm_bias};
   }
 
   // residual [T, C] = 0, so that the embedding enters it like any other sum.
@@ -132,68 +111,20 @@ class Decoder final : public TextModel {
     }
   }
 
-  absl::Status AddRope(const RotarySpec& spec) {
-    const RotaryTable table = MakeRotaryTable(spec, context_max_);
-    TensorView frequencies;
-    const int64_t pairs = static_cast<int64_t>(table.inverse_frequencies.size());
-    TESSERA_RETURN_IF_ERROR(NewMatrix(frequencies, 1, pairs, DType::kFloat32));
-    frequencies = buffers_.back().View(DType::kFloat32, {pairs});
-    parts_.ops.CopyToDevice({}, frequencies.data, table.inverse_frequencies.data(),
-                            frequencies.bytes());
-    ropes_.push_back({.inv_frequency = frequencies,
-                      .rotary_size = spec.rotary_size,
-                      .attention_factor = table.attention_factor});
-    return absl::OkStatus();
-  }
-
   // residual += sum over ranks of partial + bias, or its norm with sum_norm; normed =
-  // RmsNorm(residual) with out_norm. Alone, a rank computes only.
+  // the norm of residual by out_norm. Alone, a rank computes only.
   absl::Status ReduceAndNorm(const ExecContext& ctx, int64_t tokens, TensorView bias,
-                             TensorView sum_norm, TensorView out_norm, StepTimer& timer) {
+                             TensorView sum_norm, const NormWeights& out_norm, StepTimer& timer) {
     if (parts_.comm.size() > 1) timer.Enter(DeviceInterval::COLLECTIVE);
     absl::Status status = parts_.comm.AllReduceResidualNorm(
         ctx, normed_.Rows(tokens), residual_.Rows(tokens), partial_.Rows(tokens), bias,
-        {.weight = out_norm,
+        {.weight = out_norm.weight,
+         .bias = out_norm.bias,
          .eps = parts_.spec.rms_norm_eps,
          .plus_one = parts_.spec.norm_plus_one,
          .sum_weight = sum_norm});
     timer.Enter(DeviceInterval::COMPUTE);
     return status;
-  }
-
-  // partial = this rank's part of the attention's output, of normed.
-  void Attention(const ExecContext& ctx, int index, const StepView& step) {
-    Ops& ops = parts_.ops;
-    const LayerSpec& spec = parts_.spec.layers[index];
-    const LayerWeights& layer = parts_.weights.layers[index];
-    const KvLayer& kv = parts_.kv.layer(index);
-    const AttentionSpec attention{.num_heads = heads_.num_heads,
-                                  .num_kv_heads = heads_.num_kv_heads,
-                                  .head_size = parts_.spec.head_size,
-                                  .scale = parts_.spec.attention_scale,
-                                  .window = spec.window,
-                                  .softcap = parts_.spec.attention_softcap};
-    const HeadNormSpec head_norm{.query = layer.query_norm,
-                                 .key = layer.key_norm,
-                                 .eps = parts_.spec.rms_norm_eps,
-                                 .plus_one = parts_.spec.norm_plus_one};
-    const int64_t tokens = step.num_tokens;
-    const TensorView qkv = qkv_.Rows(tokens);
-    const TensorView attended = attended_.Rows(tokens);
-    ops.MatMul(ctx, qkv, normed_.Rows(tokens), *layer.qkv, layer.qkv_bias);
-    ops.RopeAndStoreKv(ctx, qkv, kv, step, head_norm, ropes_[spec.rope], attention);
-    ops.PagedAttention(ctx, attended, qkv.Columns(0, query_columns()), kv, step, attention);
-    ops.MatMulPartial(ctx, partial_.Rows(tokens), attended, *layer.output);
-  }
-
-  // partial = this rank's part of the MLP's output, of normed.
-  void Mlp(const ExecContext& ctx, const LayerWeights& layer, int64_t tokens) {
-    Ops& ops = parts_.ops;
-    const TensorView gate_up = gate_up_.Rows(tokens);
-    const TensorView activated = activated_.Rows(tokens);
-    ops.MatMul(ctx, gate_up, normed_.Rows(tokens), *layer.gate_up, layer.gate_up_bias);
-    ops.GatedActivation(ctx, activated, gate_up, activation_);
-    ops.MatMulPartial(ctx, partial_.Rows(tokens), activated, *layer.down);
   }
 
   // Logits of the tokens whose output is wanted; the others never meet the head.
@@ -204,7 +135,7 @@ class Decoder final : public TextModel {
     if (outputs == 0 || parts_.weights.head == nullptr) return logits;
     const TensorView rows = outputs_.Rows(outputs);
     parts_.ops.GatherRows(ctx, rows, normed_.Rows(step.num_tokens), step.output_token);
-    parts_.ops.MatMul(ctx, logits, rows, *parts_.weights.head, {});
+    parts_.ops.MatMul(ctx, logits, rows, *parts_.weights.head, parts_.weights.head_bias);
     if (parts_.spec.final_softcap != 0) {
       parts_.ops.SoftCap(ctx, logits, parts_.spec.final_softcap);
     }
@@ -212,26 +143,19 @@ class Decoder final : public TextModel {
   }
 
   const DecoderParts parts_;
-  const HeadShard heads_;
-  const int64_t intermediate_;  // I
   const int64_t tokens_max_;
   const int64_t rows_max_;
-  const int64_t context_max_;  // tokens of one sequence
-  const Activation activation_;
   const float embedding_scale_;
   const std::vector<uint8_t> zeros_;
 
-  std::vector<Buffer> buffers_;  // own what the views look at
-  TensorView residual_;          // [tokens_max, C] A
-  TensorView normed_;            // [tokens_max, C] A
-  TensorView partial_;           // [tokens_max, C] float32
-  TensorView qkv_;               // [tokens_max, (H + 2K) * D] A
-  TensorView attended_;          // [tokens_max, H * D] A
-  TensorView gate_up_;           // [tokens_max, 2 * I] A
-  TensorView activated_;         // [tokens_max, I] A
-  TensorView outputs_;           // [rows_max, C] A
-  TensorView logits_;            // [rows_max, Vs] float32
-  std::vector<RopeSpec> ropes_;  // of ModelSpec::ropes
+  Activations activations_;  // own what the views look at
+  TensorView residual_;      // [tokens_max, C] A
+  TensorView normed_;        // [tokens_max, C] A
+  TensorView partial_;       // [tokens_max, C] float32
+  TensorView outputs_;       // [rows_max, C] A
+  TensorView logits_;        // [rows_max, Vs] float32
+  AttentionBlock attention_;
+  MlpBlock mlp_;
 };
 
 }  // namespace

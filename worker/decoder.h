@@ -1,6 +1,6 @@
-// The forward pass. TextModel is what the engine calls; the decoder below is the Llama-shaped
-// transformer that every family so far is an instance of, built from ModelSpec's numbers and
-// choices alone. Engine thread only.
+// The forward pass. TextModel is what the engine calls; the decoder below is the transformer that
+// every family is an instance of, built from ModelSpec's numbers and choices alone. Engine thread
+// only.
 
 #ifndef TESSERA_WORKER_DECODER_H_
 #define TESSERA_WORKER_DECODER_H_
@@ -34,6 +34,9 @@ class TextModel {
   virtual size_t workspace_bytes() const = 0;
   // Memory that the model's own buffers hold.
   virtual uint64_t buffer_bytes() const = 0;
+  // (token, expert) pairs that this rank computed since the last call; 0 of a model without
+  // experts. Synchronizes.
+  virtual uint64_t TakeExpertLoad(const ExecContext& ctx) = 0;
 };
 
 // What a decoder is made of; everything must outlive it.

@@ -134,6 +134,7 @@ absl::Status Engine::Compute(const StepPlan& plan, StepResult& result) {
   TESSERA_RETURN_IF_ERROR(scorer_.Score(ctx_, scores_, logits, score_rows_));
   TESSERA_RETURN_IF_ERROR(ops_.Synchronize(ctx_));
   timer_.Leave();
+  result.set_expert_tokens(model_->TakeExpertLoad(ctx_));
 
   FillColumns(input_, drawn_, scores_, result);
   KeepDraws(plan, input_, drawn_, sequences_);

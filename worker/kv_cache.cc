@@ -23,10 +23,6 @@ absl::Status CheckOptions(const ModelSpec& spec, const KvCacheOptions& options) 
     if (options.num_blocks[group] < 1) {
       return absl::InvalidArgumentError(absl::StrCat("num_blocks[", group, "] is 0"));
     }
-    if (spec.kv_groups[group].kind == KvGroup::Kind::kLatent) {
-      return absl::UnimplementedError(absl::StrCat("KvGroup ", group, " of ", spec.architecture,
-                                                   " is latent; this worker has no such cache"));
-    }
   }
   return absl::OkStatus();
 }
@@ -46,9 +42,9 @@ absl::StatusOr<std::unique_ptr<KvCache>> KvCache::Create(Ops& ops, const ModelSp
                      .num_blocks = options.num_blocks[group],
                      .block_size = options.block_size,
                      .num_heads = heads.num_kv_heads,
-                     .head_size = spec.kv_groups[group].head_size};
-    const size_t bytes = ops.KvLayerBytes(layer.dtype, layer.num_blocks, layer.block_size,
-                                          layer.num_heads, layer.head_size);
+                     .head_size = spec.kv_groups[group].head_size,
+                     .latent = spec.kv_groups[group].kind == KvGroup::Kind::kLatent};
+    const size_t bytes = ops.KvLayerBytes(layer);
     for (int index : spec.kv_groups[group].layers) {
       TESSERA_ASSIGN_OR_RETURN(Buffer buffer, ops.Allocate(bytes));
       layer.storage = buffer.View(DType::kUInt8, {static_cast<int64_t>(bytes)});

@@ -24,8 +24,8 @@ struct KvCacheOptions {
 
 class KvCache {
  public:
-  // INVALID_ARGUMENT when the options do not fit the model's KvGroups, UNIMPLEMENTED for a group
-  // that is latent, RESOURCE_EXHAUSTED with the bytes wanted when memory is short.
+  // INVALID_ARGUMENT when the options do not fit the model's KvGroups, RESOURCE_EXHAUSTED with the
+  // bytes wanted when memory is short.
   static absl::StatusOr<std::unique_ptr<KvCache>> Create(Ops& ops, const ModelSpec& spec,
                                                          const HeadShard& heads,
                                                          const KvCacheOptions& options);

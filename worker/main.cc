@@ -2,19 +2,23 @@
 // the service on the main thread. Exit codes: 0 told to leave, 1 cannot go on (the reason is on
 // stderr), others from the flag parser.
 
+#include <stdlib.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <string>
+#include <system_error>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "base/clock.h"
 #include "base/version.h"
+#include "models/model_directory.h"
 #include "worker/device.h"
 #include "worker/event_log.h"
 #include "worker/probe.h"
@@ -42,8 +46,9 @@ void Declare(CLI::App& app, Flags& flags) {
       ->type_name("HOST:PORT");
   app.add_option(
          "--model-root", flags.service.model_roots,
-         "where models are: the model's own directory, or the folder that holds it; may be given "
-         "several times")
+         "where models are: the model's own directory, the folder that holds it, or a Hugging Face "
+         "cache; may be given several times. Default: here, and the Hugging Face cache if there is "
+         "one")
       ->type_name("DIR")
       ->check(CLI::ExistingDirectory)
       ->capture_default_str();
@@ -131,6 +136,12 @@ int main(int argc, char** argv) {
   if (flags.probe) {
     std::printf("%s\n", tessera::MachineFactsJson(facts).c_str());
     return 0;
+  }
+  if (app.count("--model-root") == 0) {
+    const std::string cache =
+        tessera::HubCache([](const char* name) { return getenv(name); }).string();
+    std::error_code ignored;
+    if (std::filesystem::is_directory(cache, ignored)) flags.service.model_roots.push_back(cache);
   }
   if (flags.service.coordinator_address.empty()) {
     return Fail(absl::InvalidArgumentError(

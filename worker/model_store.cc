@@ -11,6 +11,8 @@
 #include "absl/strings/str_join.h"
 #include "base/status.h"
 #include "models/checkpoint.h"
+#include "models/kv_pool_plan.h"
+#include "models/model_directory.h"
 #include "models/weight_spec.h"
 #include "worker/probe.h"
 
@@ -57,13 +59,13 @@ AssignmentBytes BytesOf(const ModelSpec& spec, const Assign& assign, DType dtype
   for (const WeightSpec& weight : WeightTable(spec)) {
     const Shard shard = ShardOf(weight, spec, rank, tp);
     const bool twice = weight.slot == WeightSlot::kEmbedding && spec.tied_head;
-    bytes.weights += shard.rows_padded * shard.column_count * DTypeSize(dtype) * (twice ? 2 : 1);
+    bytes.weights += shard.rows_padded * shard.column_count *
+                     DTypeSize(weight.ResidentDType(dtype)) * (twice ? 2 : 1);
   }
-  const HeadShard heads = HeadsOf(spec, rank, tp);
+  const MemoryRequest request = {.tp = tp, .dtype = dtype, .kv_dtype = kv_dtype};
   for (size_t group = 0; group < spec.kv_groups.size(); ++group) {
-    const KvGroup& kv = spec.kv_groups[group];
     bytes.kv += uint64_t{assign.num_blocks(static_cast<int>(group))} * assign.block_size() *
-                kv.layers.size() * 2 * heads.num_kv_heads * kv.head_size * DTypeSize(kv_dtype);
+                KvBytesPerToken(spec.kv_groups[group], request);
   }
   return bytes;
 }
@@ -85,9 +87,7 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> ModelStore::OpenModel(const Assign& 
   }
   absl::Status first_error = absl::OkStatus();
   for (const std::string& root : model_roots_) {
-    for (const fs::path& directory : {fs::path(root) / dir_name, fs::path(root)}) {
-      std::error_code ignored;
-      if (!fs::exists(directory / "config.json", ignored)) continue;
+    for (const fs::path& directory : ModelCandidates(root, dir_name)) {
       absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint = Checkpoint::Open(directory.string());
       const absl::Status status =
           checkpoint.ok() ? CheckDigest(**checkpoint, assign) : checkpoint.status();
@@ -98,7 +98,8 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> ModelStore::OpenModel(const Assign& 
   if (!first_error.ok()) return first_error;
   return absl::NotFoundError(absl::StrCat(
       "no model '", dir_name, "' under --model-root ", absl::StrJoin(model_roots_, ", "),
-      ": pass the directory that holds it, or the model's own directory, as --model-root"));
+      ": pass the directory that holds it, the model's own directory, or a Hugging Face cache as "
+      "--model-root"));
 }
 
 absl::StatusOr<ModelStore::Result> ModelStore::Get(const Assign& assign, const ExecContext& ctx,

@@ -20,23 +20,44 @@
 
 namespace tessera {
 
+// One expert's.
+struct ExpertWeights {
+  std::unique_ptr<Weight> gate_up;  // [2 * Ie, C]: gate rows, up rows
+  std::unique_ptr<Weight> down;     // [C, Ie]
+};
+
 // C hidden size, H and K heads of this rank, D head size, I intermediate size of this rank, A model
-// dtype. An absent bias or norm is an empty view.
+// dtype; L, N, R, V sizes of latent attention; E experts of the whole model, Ie their and Is the
+// shared one's intermediate size. What a layer does not have is an empty view or null.
 struct LayerWeights {
-  TensorView input_norm;            // [C] A
-  std::unique_ptr<Weight> qkv;      // [(H + 2K) * D, C]: query heads, key heads, value heads
-  TensorView qkv_bias;              // [(H + 2K) * D] A
-  TensorView query_norm;            // [D] A
-  TensorView key_norm;              // [D] A
-  std::unique_ptr<Weight> output;   // [C, H * D], row-parallel
-  TensorView output_bias;           // [C] A, added once to the sum over ranks
-  TensorView attention_out_norm;    // [C] A, of that sum
-  TensorView post_norm;             // [C] A, before the MLP
-  std::unique_ptr<Weight> gate_up;  // [2 * I, C]: gate rows, up rows
-  TensorView gate_up_bias;          // [2 * I] A
-  std::unique_ptr<Weight> down;     // [C, I], row-parallel
-  TensorView down_bias;             // [C] A
-  TensorView mlp_out_norm;          // [C] A
+  TensorView input_norm;       // [C] A
+  TensorView input_norm_bias;  // [C] A
+  // [(H + 2K) * D, C]: query heads, key heads, value heads. Of latent attention: the narrow queries
+  // [query rank] or else query heads [H * (N + R)], then latent and turning part of the key [L +
+  // R].
+  std::unique_ptr<Weight> qkv;
+  TensorView qkv_bias;                    // [(H + 2K) * D] A
+  TensorView query_norm;                  // [D] A
+  TensorView key_norm;                    // [D] A
+  TensorView query_down_norm;             // [query rank] A
+  std::unique_ptr<Weight> query_up;       // [H * (N + R), query rank]
+  TensorView latent_norm;                 // [L] A
+  std::unique_ptr<Weight> key_up;         // [H * L, N]: per head, from query to latent
+  std::unique_ptr<Weight> value_up;       // [H * V, L]: per head
+  std::unique_ptr<Weight> output;         // [C, H * D or H * V], row-parallel
+  TensorView output_bias;                 // [C] A, added once to the sum over ranks
+  TensorView attention_out_norm;          // [C] A, of that sum
+  TensorView post_norm;                   // [C] A, before the MLP
+  TensorView post_norm_bias;              // [C] A
+  std::unique_ptr<Weight> gate_up;        // [2 * I, C]: gate rows, up rows; or the shared expert's
+  TensorView gate_up_bias;                // [2 * I] A
+  std::unique_ptr<Weight> down;           // [C, I], row-parallel; or the shared expert's
+  TensorView down_bias;                   // [C] A
+  TensorView mlp_out_norm;                // [C] A
+  std::unique_ptr<Weight> router;         // [E, C]; null: a layer without experts
+  TensorView router_correction;           // [E] float32
+  std::vector<ExpertWeights> experts;     // this rank's, see ExpertsOf
+  std::unique_ptr<Weight> shared_switch;  // [1, C]
 };
 
 struct Weights {
@@ -45,7 +66,9 @@ struct Weights {
   int64_t vocab_count = 0;       // Vs: real tokens of the shard, may be 0 on the last ranks
   TensorView embedding;          // [Vs, C] A
   TensorView final_norm;         // [C] A
+  TensorView final_norm_bias;    // [C] A
   std::unique_ptr<Weight> head;  // [Vs, C]; null when Vs is 0
+  TensorView head_bias;          // [Vs] A
   std::vector<LayerWeights> layers;
 
   uint64_t bytes_read = 0;  // of the checkpoint; a tied head's bytes count once
@@ -68,7 +91,7 @@ struct WeightsOptions {
 using LoadProgressFn = std::function<absl::Status(uint64_t bytes_read, uint64_t bytes_total)>;
 inline constexpr int64_t kLoadChunkBytes = 1 << 20;
 
-// Bytes that this rank will read, each counted once.
+// Bytes that this rank will read, each counted once; without the scales of float8 blocks.
 uint64_t ShardBytes(const ModelSpec& spec, const Checkpoint& checkpoint, int rank, int tp);
 
 // RESOURCE_EXHAUSTED when memory is short, what `progress` says, or what CheckTensors says.

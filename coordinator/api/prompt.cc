@@ -51,6 +51,7 @@ absl::Status CheckIds(const ServedModel& model, const std::vector<int32_t>& ids,
 absl::StatusOr<std::vector<int32_t>> CheckFits(const ServedModel& model, std::vector<int32_t> ids,
                                                const std::string& param) {
   if (ids.empty()) return BadParam(param, "must not be empty");
+  TESSERA_RETURN_IF_ERROR(CheckIds(model, ids, param));
   if (static_cast<int64_t>(ids.size()) >= model.context_max) {
     return WithCode(
         BadParam(param, absl::StrCat("has ", ids.size(), " tokens, the model's context of ",
@@ -100,7 +101,6 @@ absl::StatusOr<std::vector<int32_t>> PromptFromText(const ServedModel& model, st
 absl::StatusOr<std::vector<int32_t>> PromptFromTokens(const ServedModel& model,
                                                       std::vector<int32_t> ids,
                                                       const std::string& param) {
-  TESSERA_RETURN_IF_ERROR(CheckIds(model, ids, param));
   return CheckFits(model, std::move(ids), param);
 }
 

@@ -9,9 +9,9 @@
 #include <string>
 
 #include "base/dtype.h"
-#include "coordinator/api/sampling_defaults.h"
 #include "coordinator/text/chat_template.h"
 #include "coordinator/text/tokenizer.h"
+#include "models/generation_defaults.h"
 #include "models/model_spec.h"
 
 namespace tessera {
@@ -21,8 +21,7 @@ struct ServedModel {
   std::string name;       // as clients say it
   std::string directory;  // where the coordinator read it
   ModelSpec spec;
-  GenerationDefaults defaults;
-  SamplingDefaults sampling;  // what a request gets that does not say
+  GenerationDefaults defaults;  // what a request gets that does not say
   std::shared_ptr<const text::Tokenizer> tokenizer;
   std::shared_ptr<const text::ChatTemplate>
       chat_template;        // null: the model has none, chat is refused

@@ -149,13 +149,16 @@ absl::StatusOr<std::vector<int32_t>> TokensOfBadWords(const GenerateParams& para
     const std::string word(absl::StripLeadingAsciiWhitespace(given));
     auto alone = model.tokenizer->Encode(word, {});
     auto spaced = model.tokenizer->Encode(absl::StrCat(" ", word), {});
-    if (!alone.ok() || !spaced.ok() || alone->size() != 1) {
+    const bool single =
+        alone.ok() && spaced.ok() && alone->size() == 1 && alone->front() < model.spec.vocab_size;
+    if (!single) {
       return BadParam("bad_words", absl::StrCat("holds \"", given,
                                                 "\", which is not a single token of this model; "
                                                 "only single tokens can be banned"));
     }
     banned.push_back(alone->front());
-    if (spaced->size() == 1) banned.push_back(spaced->front());
+    if (spaced->size() == 1 && spaced->front() < model.spec.vocab_size)
+      banned.push_back(spaced->front());
   }
   return banned;
 }
@@ -221,7 +224,7 @@ absl::StatusOr<uint32_t> MaxTokens(const ServedModel& model, const GenerateParam
   if (params.prompt_only) return 1;
   const int64_t left = model.context_max - static_cast<int64_t>(prompt_tokens);
   const int64_t usual =
-      std::max(model.sampling.max_new_tokens.value_or(left), params.min_tokens.value_or(0));
+      std::max(model.defaults.max_new_tokens.value_or(left), params.min_tokens.value_or(0));
   const int64_t max_tokens = params.max_tokens.value_or(std::min(usual, left));
   const bool is_max = max_tokens > left;
   if (is_max || params.min_tokens.value_or(0) > max_tokens) {
@@ -269,11 +272,11 @@ absl::StatusOr<std::shared_ptr<const Request>> MakeRequest(const ServedModel& mo
   sampling.top_p = static_cast<float>(params.top_p.value_or(model.defaults.top_p));
   sampling.top_k =
       static_cast<uint32_t>(std::max<int64_t>(0, params.top_k.value_or(model.defaults.top_k)));
-  sampling.min_p = static_cast<float>(params.min_p.value_or(model.sampling.min_p));
+  sampling.min_p = static_cast<float>(params.min_p.value_or(model.defaults.min_p));
   sampling.presence_penalty = static_cast<float>(params.presence_penalty.value_or(0));
   sampling.frequency_penalty = static_cast<float>(params.frequency_penalty.value_or(0));
   sampling.repetition_penalty =
-      static_cast<float>(params.repetition_penalty.value_or(model.sampling.repetition_penalty));
+      static_cast<float>(params.repetition_penalty.value_or(model.defaults.repetition_penalty));
   sampling.seed = params.seed.value_or(identity.drawn_seed);
   sampling.has_stop_strings = !params.stop.empty();
   sampling.num_choices = static_cast<uint32_t>(params.choices());

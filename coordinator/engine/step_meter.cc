@@ -66,6 +66,7 @@ void StepMeter::ObserveRank(const StepResult& result, absl::Time now) {
   const uint32_t rank = result.rank();
   metrics_.ObserveRank(group, rank, result.step(), absl::ToDoubleSeconds(now - absl::UnixEpoch()),
                        result.resident_bytes());
+  metrics_.AddRankExpertTokens(group, rank, result.expert_tokens());
   uint64_t accounted_ns = 0;
   for (const DeviceInterval& interval : result.intervals()) {
     metrics_.AddRankDeviceSeconds(group, rank, KindName(interval.kind()),

@@ -145,6 +145,9 @@ struct Metrics::Families {
       MakeGauge("tessera_rank_resident_bytes", "Memory that a rank's process holds.");
   Family<Counter>& rank_device = MakeCounter("tessera_rank_device_seconds_total",
                                              "Device time of a rank by what it was used for.");
+  Family<Counter>& rank_experts =
+      MakeCounter("tessera_rank_expert_tokens_total",
+                  "Tokens that a rank computed in its experts, once for every expert and layer.");
   Family<Gauge>& rank_up = MakeGauge("tessera_rank_up", "1 while a rank is connected and ready.");
   Gauge& uptime =
       MakeGauge("tessera_uptime_seconds", "Seconds since the coordinator started.").Add({});
@@ -374,6 +377,13 @@ void Metrics::AddRankDeviceSeconds(uint32_t group, uint32_t rank, const std::str
   prometheus::Labels labels = families_->Rank(group, rank).labels;
   labels["kind"] = families_->kinds.Bound(kind);
   families_->rank_device.Add(labels).Increment(seconds);
+}
+
+void Metrics::AddRankExpertTokens(uint32_t group, uint32_t rank, uint64_t tokens) {
+  if (tokens == 0) return;
+  absl::MutexLock lock(&families_->mutex);
+  const prometheus::Labels labels = families_->Rank(group, rank).labels;
+  families_->rank_experts.Add(labels).Increment(static_cast<double>(tokens));
 }
 
 void Metrics::SetRankUp(uint32_t group, uint32_t rank, bool up) {

@@ -89,10 +89,12 @@ class Metrics {
   // tessera_http_connections
   prometheus::Gauge& http_connections();
   // Per rank: tessera_rank_steps_total, tessera_rank_last_progress_timestamp_seconds,
-  // tessera_rank_resident_bytes, tessera_rank_device_seconds_total{kind}, tessera_rank_up.
+  // tessera_rank_resident_bytes, tessera_rank_device_seconds_total{kind}, tessera_rank_up; of
+  // models with experts tessera_rank_expert_tokens_total.
   void ObserveRank(uint32_t group, uint32_t rank, uint64_t steps_finished,
                    double progress_unix_seconds, uint64_t resident_bytes);
   void AddRankDeviceSeconds(uint32_t group, uint32_t rank, const std::string& kind, double seconds);
+  void AddRankExpertTokens(uint32_t group, uint32_t rank, uint64_t tokens);
   void SetRankUp(uint32_t group, uint32_t rank, bool up);
 
   // The text exposition format (version 0.0.4). Reads uptime and resident bytes as it goes.

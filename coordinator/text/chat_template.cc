@@ -9,6 +9,7 @@
 #include "base/status.h"
 #include "coordinator/text/ffi.h"
 #include "coordinator/text/model_files.h"
+#include "coordinator/text/tokenizer_settings.h"
 
 namespace tessera::text {
 namespace {
@@ -45,20 +46,35 @@ absl::StatusOr<std::vector<Source>> SourcesFromConfig(const std::filesystem::pat
   return sources;
 }
 
-absl::StatusOr<std::vector<Source>> FindSources(const std::filesystem::path& model_dir,
-                                                const ChatTemplateLimits& limits) {
-  const std::filesystem::path file = model_dir / "chat_template.jinja";
-  absl::StatusOr<std::string> text = ReadModelFile(file, limits.template_bytes);
-  if (absl::IsNotFound(text.status()))
-    return SourcesFromConfig(model_dir / "tokenizer_config.json");
-  TESSERA_RETURN_IF_ERROR(text.status());
-  std::vector<Source> sources = {{kDefaultName, *std::move(text)}};
+// chat_template.jinja and additional_chat_templates/*.jinja.
+absl::StatusOr<std::vector<Source>> SourcesFromFiles(const std::filesystem::path& model_dir,
+                                                     const ChatTemplateLimits& limits) {
+  std::vector<Source> sources;
+  absl::StatusOr<std::string> text =
+      ReadModelFile(model_dir / "chat_template.jinja", limits.template_bytes);
+  if (text.ok()) {
+    sources.push_back({kDefaultName, *std::move(text)});
+  } else if (!absl::IsNotFound(text.status())) {
+    return text.status();
+  }
   std::error_code error;
   std::filesystem::directory_iterator more(model_dir / "additional_chat_templates", error);
   for (; !error && more != std::filesystem::directory_iterator(); more.increment(error)) {
     if (more->path().extension() != ".jinja") continue;
     TESSERA_ASSIGN_OR_RETURN(std::string extra, ReadModelFile(more->path(), limits.template_bytes));
     sources.push_back({more->path().stem().string(), std::move(extra)});
+  }
+  return sources;
+}
+
+// Files go before tokenizer_config.json. The last resort is where the reference keeps the template
+// of models that also take images.
+absl::StatusOr<std::vector<Source>> FindSources(const std::filesystem::path& model_dir,
+                                                const ChatTemplateLimits& limits) {
+  TESSERA_ASSIGN_OR_RETURN(std::vector<Source> sources, SourcesFromFiles(model_dir, limits));
+  for (const char* config : {"tokenizer_config.json", "chat_template.json"}) {
+    if (!sources.empty()) break;
+    TESSERA_ASSIGN_OR_RETURN(sources, SourcesFromConfig(model_dir / config));
   }
   return sources;
 }
@@ -71,9 +87,20 @@ void ChatTemplate::Deleter::operator()(tt_template* chat_template) const {
 
 absl::StatusOr<std::shared_ptr<const ChatTemplate>> ChatTemplate::Load(
     const std::filesystem::path& model_dir, std::shared_ptr<const Tokenizer> tokenizer,
-    const ChatTemplateLimits& limits) {
-  TESSERA_ASSIGN_OR_RETURN(const Json special_tokens, ReadSpecialTokens(model_dir));
-  TESSERA_ASSIGN_OR_RETURN(const std::vector<Source> sources, FindSources(model_dir, limits));
+    const std::filesystem::path& other_file, const ChatTemplateLimits& limits) {
+  TESSERA_ASSIGN_OR_RETURN(const TokenizerSettings settings, ReadTokenizerSettings(model_dir));
+  std::vector<Source> sources;
+  if (other_file.empty()) {
+    TESSERA_ASSIGN_OR_RETURN(sources, FindSources(model_dir, limits));
+  } else {
+    absl::StatusOr<std::string> text = ReadModelFile(other_file, limits.template_bytes);
+    // Asked for by name, so that it must be there.
+    if (absl::IsNotFound(text.status())) {
+      return absl::InvalidArgumentError(text.status().message());
+    }
+    TESSERA_RETURN_IF_ERROR(text.status());
+    sources.push_back({kDefaultName, *std::move(text)});
+  }
   if (sources.empty()) {
     return absl::NotFoundError(
         absl::StrCat(model_dir.string(),
@@ -86,7 +113,7 @@ absl::StatusOr<std::shared_ptr<const ChatTemplate>> ChatTemplate::Load(
   }
   std::shared_ptr<ChatTemplate> result(new ChatTemplate(std::move(tokenizer)));
   const std::string special_tokens_json =
-      special_tokens.dump(-1, ' ', false, Json::error_handler_t::replace);
+      settings.special_tokens.dump(-1, ' ', false, Json::error_handler_t::replace);
   for (const Source& source : sources) {
     const absl::Status added = result->Add(source.name, source.text, special_tokens_json, limits);
     if (!added.ok()) {
@@ -133,7 +160,7 @@ absl::StatusOr<const tt_template*> ChatTemplate::Choose(bool has_tools) const {
 absl::StatusOr<RenderedPrompt> ChatTemplate::Render(std::string_view input_json,
                                                     absl::Time now) const {
   bool has_tools = false;
-  if (templates_.size() > 1) {
+  if (templates_.contains(kToolUseName)) {
     const Json input = Json::parse(input_json, nullptr, /*allow_exceptions=*/false);
     has_tools = input.is_object() && input.contains("tools") && !input["tools"].is_null();
   }

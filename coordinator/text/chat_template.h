@@ -42,11 +42,12 @@ struct RenderedPrompt {
 class ChatTemplate {
  public:
   // chat_template.jinja (and additional_chat_templates/*.jinja), else chat_template in
-  // tokenizer_config.json: a string, or a list of {name, template}. NotFound when the model has
-  // none.
+  // tokenizer_config.json: a string, or a list of {name, template}; else chat_template.json.
+  // NotFound when the model has none. `other_file`: a file that is taken in place of all these;
+  // empty: none.
   static absl::StatusOr<std::shared_ptr<const ChatTemplate>> Load(
       const std::filesystem::path& model_dir, std::shared_ptr<const Tokenizer> tokenizer,
-      const ChatTemplateLimits& limits = {});
+      const std::filesystem::path& other_file = {}, const ChatTemplateLimits& limits = {});
 
   // One template from its source. `special_tokens_json`: an object (bos_token, eos_token, ...),
   // trusted.

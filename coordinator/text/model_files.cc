@@ -3,30 +3,15 @@
 
 #include <cstdint>
 #include <fstream>
-#include <initializer_list>
-#include <optional>
 #include <system_error>
-#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 
 namespace tessera::text {
-namespace {
 
 using Json = nlohmann::ordered_json;
-
-// A token is written as "<s>" or as {"content": "<s>", ...}.
-std::optional<Json> TokenText(const Json& token) {
-  if (token.is_string()) return token;
-  if (token.is_object() && token.contains("content") && token["content"].is_string()) {
-    return token["content"];
-  }
-  return std::nullopt;
-}
-
-}  // namespace
 
 absl::StatusOr<std::string> ReadModelFile(const std::filesystem::path& path, size_t bytes_max) {
   std::error_code error;
@@ -59,28 +44,6 @@ absl::StatusOr<Json> ReadConfig(const std::filesystem::path& path) {
     return absl::DataLossError(absl::StrCat(path.string(), ": not a JSON object"));
   }
   return json;
-}
-
-absl::StatusOr<Json> ReadSpecialTokens(const std::filesystem::path& model_dir) {
-  TESSERA_ASSIGN_OR_RETURN(const Json config, ReadConfig(model_dir / "tokenizer_config.json"));
-  TESSERA_ASSIGN_OR_RETURN(const Json map, ReadConfig(model_dir / "special_tokens_map.json"));
-  Json tokens = Json::object();
-  for (const Json* source : {&config, &map}) {
-    for (const char* name : {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token",
-                             "cls_token", "mask_token"}) {
-      if (tokens.contains(name) || !source->contains(name)) continue;
-      if (std::optional<Json> text = TokenText((*source)[name])) tokens[name] = *std::move(text);
-    }
-    const char* const additional = "additional_special_tokens";
-    if (tokens.contains(additional) || !source->contains(additional)) continue;
-    if (!(*source)[additional].is_array()) continue;
-    Json list = Json::array();
-    for (const Json& token : (*source)[additional]) {
-      if (std::optional<Json> text = TokenText(token)) list.push_back(*std::move(text));
-    }
-    tokens[additional] = std::move(list);
-  }
-  return tokens;
 }
 
 }  // namespace tessera::text

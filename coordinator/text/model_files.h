@@ -21,10 +21,6 @@ absl::StatusOr<std::string> ReadModelFile(const std::filesystem::path& path, siz
 // The JSON object in a file, keys in file order; an empty object when there is no such file.
 absl::StatusOr<nlohmann::ordered_json> ReadConfig(const std::filesystem::path& path);
 
-// bos_token, eos_token and the like, as text. From tokenizer_config.json, and where it does not
-// name one, from special_tokens_map.json. Values are strings, or lists of strings.
-absl::StatusOr<nlohmann::ordered_json> ReadSpecialTokens(const std::filesystem::path& model_dir);
-
 }  // namespace tessera::text
 
 #endif  // TESSERA_COORDINATOR_TEXT_MODEL_FILES_H_

@@ -11,6 +11,7 @@
 #include "base/status.h"
 #include "coordinator/text/ffi.h"
 #include "coordinator/text/model_files.h"
+#include "coordinator/text/tokenizer_settings.h"
 #include "coordinator/text/utf8.h"
 
 namespace tessera::text {
@@ -26,19 +27,23 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> Tokenizer::Load(
         "libraries write (save_pretrained of a fast tokenizer)."));
   }
   TESSERA_RETURN_IF_ERROR(json.status());
-  TESSERA_ASSIGN_OR_RETURN(const nlohmann::ordered_json tokens, ReadSpecialTokens(model_dir));
-  TESSERA_ASSIGN_OR_RETURN(std::shared_ptr<Tokenizer> tokenizer, Make(*json, path.string()));
-  tokenizer->bos_token_ = tokens.value("bos_token", "");
-  tokenizer->eos_token_ = tokens.value("eos_token", "");
+  TESSERA_ASSIGN_OR_RETURN(const TokenizerSettings settings, ReadTokenizerSettings(model_dir));
+  const std::string changes =
+      settings.changes.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  TESSERA_ASSIGN_OR_RETURN(std::shared_ptr<Tokenizer> tokenizer,
+                           Make(*json, changes, path.string()));
+  tokenizer->bos_token_ = settings.special_tokens.value("bos_token", "");
+  tokenizer->eos_token_ = settings.special_tokens.value("eos_token", "");
   return tokenizer;
 }
 
 absl::StatusOr<std::shared_ptr<const Tokenizer>> Tokenizer::Parse(std::string_view json,
                                                                   const std::string& origin) {
-  return Make(json, origin);
+  return Make(json, "", origin);
 }
 
 absl::StatusOr<std::shared_ptr<Tokenizer>> Tokenizer::Make(std::string_view json,
+                                                           std::string_view settings,
                                                            const std::string& origin) {
   if (json.size() > kTokenizerFileBytesMax) {
     return absl::ResourceExhaustedError(absl::StrCat(
@@ -46,8 +51,9 @@ absl::StatusOr<std::shared_ptr<Tokenizer>> Tokenizer::Make(std::string_view json
   }
   tt_tokenizer* handle = nullptr;
   OwnedBytes error;
-  const absl::Status status =
-      ToStatus(tt_tokenizer_new(json.data(), json.size(), &handle, error.out()), error);
+  const absl::Status status = ToStatus(tt_tokenizer_new(json.data(), json.size(), settings.data(),
+                                                        settings.size(), &handle, error.out()),
+                                       error);
   if (!status.ok()) {
     return absl::Status(status.code(), absl::StrCat(origin, ": ", status.message()));
   }

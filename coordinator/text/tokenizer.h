@@ -55,8 +55,8 @@ struct JoinRules {
 
 class Tokenizer {
  public:
-  // Reads tokenizer.json, tokenizer_config.json and special_tokens_map.json (the last two may be
-  // missing).
+  // Reads tokenizer.json, and beside it (they may be missing) tokenizer_config.json,
+  // special_tokens_map.json and config.json, see tokenizer_settings.h.
   static absl::StatusOr<std::shared_ptr<const Tokenizer>> Load(
       const std::filesystem::path& model_dir);
 
@@ -89,6 +89,7 @@ class Tokenizer {
   friend class ChatTemplate;
   explicit Tokenizer(tt_tokenizer* handle) : handle_(handle) {}
   static absl::StatusOr<std::shared_ptr<Tokenizer>> Make(std::string_view json,
+                                                         std::string_view settings,
                                                          const std::string& origin);
   absl::Status Init();
 

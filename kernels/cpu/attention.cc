@@ -16,7 +16,7 @@ namespace {
 // Multiply-adds below which the caller works alone.
 constexpr int64_t kGrain = 128 << 10;
 
-// Scratch of one item, on the thread's stack: 128 KiB.
+// Scratch of one item, on the thread's stack: 144 KiB.
 struct Scratch {
   alignas(64) float k[kHeadSizeMax * kKvTile];
   alignas(64) float v[kKvTile * kHeadSizeMax];
@@ -27,6 +27,10 @@ struct Scratch {
   int first[kPairsMax];
   int last[kPairsMax];
 };
+
+int64_t ValueSize(const AttentionSpec& spec) {
+  return spec.value_size == 0 ? spec.head_size : spec.value_size;
+}
 
 struct Item {
   int64_t row = 0;
@@ -77,10 +81,11 @@ class Items {
 };
 
 // Widens tokens [begin, end) of the tile that starts at position `tile` into k [D][16] and v
-// [16][padded]; other lanes of k become zero, other rows of v stay as they are.
+// [16][padded]; other lanes of k become zero, other rows of v stay as they are. Of a latent cache v
+// is the first `values` elements of k, turned round.
 template <typename Kv>
 void LoadTile(const KvLayer& kv, const StepView& step, const Item& item, int64_t tile,
-              int64_t begin, int64_t end, int64_t padded, Scratch& scratch) {
+              int64_t begin, int64_t end, int64_t values, int64_t padded, Scratch& scratch) {
   const int64_t size = kv.head_size;
   const bool whole = begin == tile && end == tile + kKvTile && kv.block_size % kKvTile == 0;
   if (!whole) std::fill_n(scratch.k, size * kKvTile, 0.0f);
@@ -99,12 +104,18 @@ void LoadTile(const KvLayer& kv, const StepView& step, const Item& item, int64_t
         for (int64_t t = 0; t < n; ++t) k[d * kKvTile + t] = ToFloat(key[d * kv.block_size + t]);
       }
     }
-    for (int64_t t = 0; t < n; ++t) {
+    for (int64_t t = 0; t < n && !kv.latent; ++t) {
       const Kv* value = ValueBlock<const Kv>(kv, block, item.kv_head) + (slot + t) * size;
       float* v = scratch.v + (position - tile + t) * padded;
       for (int64_t d = 0; d < size; ++d) v[d] = ToFloat(value[d]);
     }
     position += n;
+  }
+  if (!kv.latent) return;
+  for (int64_t d = 0; d < values; ++d) {
+    for (int64_t t = begin - tile; t < end - tile; ++t) {
+      scratch.v[t * padded + d] = scratch.k[d * kKvTile + t];
+    }
   }
 }
 
@@ -144,7 +155,7 @@ class Runner {
         scratch.last[pair] = Lane(End(token) - start);
       }
       LoadTile<Kv>(kv_, step_, item, start, std::max(start, begin), std::min(start + kKvTile, end),
-                   Padded(), scratch);
+                   Values(), Padded(), scratch);
       kernels_.attention(tile);
     }
     Finish(item, scratch);
@@ -152,7 +163,8 @@ class Runner {
 
  private:
   static int Lane(int64_t i) { return static_cast<int>(std::clamp<int64_t>(i, 0, kKvTile)); }
-  int64_t Padded() const { return (spec_.head_size + 15) / 16 * 16; }
+  int64_t Values() const { return ValueSize(spec_); }
+  int64_t Padded() const { return (Values() + 15) / 16 * 16; }
   int64_t Position(int64_t token) const { return step_.positions.as<const int32_t>()[token]; }
   // The query at `token` sees cache positions [Begin, End).
   int64_t Begin(int64_t token) const {
@@ -174,7 +186,7 @@ class Runner {
   }
 
   void Finish(const Item& item, const Scratch& scratch) const {
-    const int64_t size = spec_.head_size;
+    const int64_t size = Values();
     for (int64_t pair = 0; pair < item.pairs(); ++pair) {
       T* out = Row<T>(out_, item.token_begin + pair / item.heads) +
                (item.head_begin + pair % item.heads) * size;
@@ -205,7 +217,7 @@ int64_t Work(const StepView& step, const AttentionSpec& spec) {
   for (int64_t row = 0; row < step.num_rows; ++row) {
     pairs += int64_t{begin[row + 1] - begin[row]} * length[row];
   }
-  return pairs * spec.num_heads * spec.head_size * 2;
+  return pairs * spec.num_heads * (spec.head_size + ValueSize(spec));
 }
 
 }  // namespace
@@ -214,14 +226,16 @@ void CpuOps::PagedAttention(const ExecContext& context, TensorView out, TensorVi
                             const KvLayer& kv, const StepView& step, const AttentionSpec& spec) {
   const int64_t width = spec.num_heads * spec.head_size;
   TESSERA_CHECK(out.rank == 2 && q.rank == 2 && out.dims[0] == step.num_tokens &&
-                q.dims[0] == step.num_tokens && out.dims[1] == width && q.dims[1] == width &&
-                out.dtype == q.dtype)
+                q.dims[0] == step.num_tokens && q.dims[1] == width &&
+                out.dims[1] == spec.num_heads * ValueSize(spec) && out.dtype == q.dtype)
       << "out [" << out.dims[0] << ", " << out.dims[1] << "], q [" << q.dims[0] << ", " << q.dims[1]
       << "], width " << width;
   TESSERA_CHECK(spec.num_kv_heads > 0 && spec.num_heads % spec.num_kv_heads == 0 &&
                 kv.num_heads == spec.num_kv_heads && kv.head_size == spec.head_size &&
                 spec.head_size <= kHeadSizeMax && kv.block_size > 0)
       << spec.num_heads << " heads, " << spec.num_kv_heads << " KV heads of " << spec.head_size;
+  TESSERA_CHECK(kv.latent ? ValueSize(spec) <= spec.head_size : ValueSize(spec) == spec.head_size)
+      << "values of " << ValueSize(spec) << " in entries of " << spec.head_size;
   const Items items(step, spec);
   const auto run = [&](auto t, auto kv_t) {
     const Runner<decltype(t), decltype(kv_t)> runner(kernels_, out, q, kv, step, spec);

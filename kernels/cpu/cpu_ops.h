@@ -1,6 +1,7 @@
 // The CPU backend of Ops. One object may serve several ranks: it holds nothing but the choice of
 // inner loops. Every call has finished when it returns. The methods live in the file of their kind:
-// memory.cc, gemm.cc, norm.cc, rope.cc, attention.cc, embedding.cc, activation.cc, sampling.cc.
+// memory.cc, gemm.cc, experts.cc, routing.cc, norm.cc, rope.cc, attention.cc, embedding.cc,
+// activation.cc, sampling.cc.
 
 #ifndef TESSERA_KERNELS_CPU_CPU_OPS_H_
 #define TESSERA_KERNELS_CPU_CPU_OPS_H_
@@ -33,6 +34,7 @@ class CpuOps final : public Ops {
   void CopyToHost(const ExecContext&, void* host, const void* device, size_t bytes) override;
   absl::Status Synchronize(const ExecContext&) override;
   size_t WorkspaceBytes(int64_t tokens_max, int64_t rows_max, int64_t widest) override;
+  size_t ExpertsWorkspaceBytes(int64_t tokens_max, const ExpertSizes& sizes) override;
 
   absl::StatusOr<std::unique_ptr<Weight>> NewWeight(const WeightShape& shape) override;
   void PackRows(Weight& weight, int64_t row_begin, TensorView source) override;
@@ -45,17 +47,26 @@ class CpuOps final : public Ops {
   void MatMul(const ExecContext&, TensorView out, TensorView x, const Weight& w,
               TensorView bias) override;
   void MatMulPartial(const ExecContext&, TensorView out, TensorView x, const Weight& w) override;
+  void MatMulHeads(const ExecContext&, TensorView out, TensorView x, const Weight& w,
+                   int64_t num_heads) override;
+  void RouteExperts(const ExecContext&, const Routing& routing, TensorView logits, TensorView bias,
+                    const RoutingSpec& spec) override;
+  void ExpertsPartial(const ExecContext&, TensorView out, TensorView x, const Routing& routing,
+                      const ExpertShare& share, const SharedExpert& shared,
+                      TensorView load) override;
   void RopeAndStoreKv(const ExecContext&, TensorView qkv, const KvLayer& kv, const StepView& step,
                       const HeadNormSpec& norm, const RopeSpec& rope,
                       const AttentionSpec& spec) override;
+  void RopeAndStoreLatent(const ExecContext&, TensorView query, TensorView q, TensorView latent,
+                          const KvLayer& kv, const StepView& step, const NormSpec& norm,
+                          const RopeSpec& rope, const AttentionSpec& spec) override;
   void PagedAttention(const ExecContext&, TensorView out, TensorView q, const KvLayer& kv,
                       const StepView& step, const AttentionSpec& spec) override;
   void GatedActivation(const ExecContext&, TensorView out, TensorView gate_up,
                        Activation act) override;
   void SoftCap(const ExecContext&, TensorView x, float cap) override;
   void GatherRows(const ExecContext&, TensorView out, TensorView x, TensorView index) override;
-  size_t KvLayerBytes(DType dtype, int64_t num_blocks, int64_t block_size, int64_t num_heads,
-                      int64_t head_size) override;
+  size_t KvLayerBytes(const KvLayer& kv) override;
   void CopyBlocks(const ExecContext&, const KvLayer& kv, const std::vector<int32_t>& from,
                   const std::vector<int32_t>& to) override;
 

@@ -1,12 +1,10 @@
-// Products with packed weights. x is widened to float32 and laid out in tiles of up to eight
-// rows in the workspace; each thread then takes a range of output panels and runs every x
-// tile over them. Rows beyond the workspace are done in further passes over the weight.
-// Nothing is split over K.
+// Products with packed weights, see gemm_run.h: each thread takes a range of output panels and runs
+// every x tile over them. Rows beyond the workspace are done in further passes over the weight.
 
 #include <algorithm>
 
 #include "kernels/cpu/cpu_ops.h"
-#include "kernels/cpu/packed_weight.h"
+#include "kernels/cpu/gemm_run.h"
 
 namespace tessera::cpu {
 namespace {
@@ -15,99 +13,6 @@ namespace {
 constexpr int64_t kPassRowsMax = 256;
 // Multiply-adds worth handing to another thread, some microseconds of work.
 constexpr int64_t kGrain = 128 << 10;
-
-// The rows of one pass in tiles of nearly equal height.
-struct RowTiles {
-  int64_t rows;
-  int64_t tiles;
-  int64_t Begin(int64_t tile) const { return rows * tile / tiles; }
-  int Height(int64_t tile) const { return static_cast<int>(Begin(tile + 1) - Begin(tile)); }
-};
-
-// Tile by tile [K][height].
-template <typename T>
-void PackX(const RowTiles& tiles, const TensorView& x, int64_t row_begin, float* packed,
-           int64_t tile_begin, int64_t tile_end) {
-  const int64_t columns = x.dims[1];
-  for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
-    const int64_t begin = tiles.Begin(tile);
-    const int height = tiles.Height(tile);
-    float* to = packed + begin * columns;
-    for (int r = 0; r < height; ++r) {
-      const T* from = Row<const T>(x, row_begin + begin + r);
-      for (int64_t k = 0; k < columns; ++k) to[k * height + r] = ToFloat(from[k]);
-    }
-  }
-}
-
-// Sums n = 1, 2, 4 or 8 tiles of `size` floats, `stride` apart, pairwise into the first.
-void SumTree(float* tiles, int64_t n, int64_t stride, int64_t size) {
-  for (int64_t step = 1; step < n; step *= 2) {
-    for (int64_t s = 0; s < n; s += 2 * step) {
-      float* left = tiles + s * stride;
-      const float* right = tiles + (s + step) * stride;
-      for (int64_t i = 0; i < size; ++i) left[i] += right[i];
-    }
-  }
-}
-
-// One output tile: rows x (panels * 16), all slices, the tree sum in result[0 ..].
-struct TileRunner {
-  static constexpr int kTileMax = kRowsMax * kPanelsMax * kPanelColumns;
-
-  TileRunner(const KernelTable& kernels_in, const PackedWeight& weight_in)
-      : kernels(kernels_in), weight(weight_in) {}
-
-  const KernelTable& kernels;
-  const PackedWeight& weight;
-  alignas(64) float result[kReduceSlices * kTileMax];  // [slices][rows][panels * 16]
-
-  void Run(const float* x, int rows, int64_t panel, int panels) {
-    GemmTile tile;
-    tile.panel_stride = weight.panel_elements();
-    tile.rows = rows;
-    tile.panels = panels;
-    tile.out = result;
-    for (const PackedWeight::Slice& slice : weight.slices()) {
-      tile.x = x + slice.begin * rows;
-      tile.w = weight.At(panel, slice.packed_begin);
-      tile.k = slice.count;
-      (weight.dtype() == DType::kFloat32 ? kernels.gemm_float : kernels.gemm_bfloat16)(tile);
-      tile.out += kTileMax;
-    }
-    SumTree(result, static_cast<int64_t>(weight.slices().size()), kTileMax,
-            rows * panels * kPanelColumns);
-  }
-};
-
-// Calls write(row, column, n, values) for each finished piece of an output row: all rows of a
-// pass, which begins at `first_row`, for output panels [begin, end).
-template <typename Write>
-void MultiplyPanels(const KernelTable& kernels, const PackedWeight& weight, const RowTiles& tiles,
-                    const float* packed, int64_t first_row, int64_t begin, int64_t end,
-                    Write write) {
-  TileRunner runner(kernels, weight);
-  // Panels that stay in the cache while the x tiles pass over them; tile 0 is the lowest, so it
-  // takes the most panels at once.
-  const int64_t group = kernels.panels[tiles.Height(0)];
-  for (int64_t group_begin = begin; group_begin < end; group_begin += group) {
-    const int64_t group_end = std::min(end, group_begin + group);
-    for (int64_t tile = 0; tile < tiles.tiles; ++tile) {
-      const int height = tiles.Height(tile);
-      int panels = kernels.panels[height];
-      for (int64_t panel = group_begin; panel < group_end; panel += panels) {
-        if (panel + panels > group_end) panels = 1;
-        runner.Run(packed + tiles.Begin(tile) * weight.columns(), height, panel, panels);
-        const int64_t column = panel * kPanelColumns;
-        const int64_t n = std::min<int64_t>(panels * kPanelColumns, weight.rows() - column);
-        for (int r = 0; r < height; ++r) {
-          write(first_row + tiles.Begin(tile) + r, column, n,
-                runner.result + r * panels * kPanelColumns);
-        }
-      }
-    }
-  }
-}
 
 // x . w^T, see MultiplyPanels for `write`.
 template <typename Write>
@@ -121,13 +26,21 @@ void Multiply(const ExecContext& context, const KernelTable& kernels, const Tens
   const int64_t pass_rows = std::min(room, kPassRowsMax);
   for (int64_t row = 0; row < x.dims[0]; row += pass_rows) {
     const int64_t rows = std::min(pass_rows, x.dims[0] - row);
-    const RowTiles tiles{rows, (rows + kernels.rows_max - 1) / kernels.rows_max};
+    const RowTiles tiles = RowTiles::Of(rows, kernels);
     const auto pack = [&](int64_t begin, int64_t end) {
-      WithType(x.dtype, [&](auto t) { PackX<decltype(t)>(tiles, x, row, packed, begin, end); });
+      WithType(x.dtype, [&](auto t) {
+        for (int64_t tile = begin; tile < end; ++tile) {
+          PackTile(tiles, columns, packed, tile,
+                   [&](int64_t r) { return Row<const decltype(t)>(x, row + r); });
+        }
+      });
     };
     ParallelFor(context.threads, tiles.tiles, 1 + kGrain / (columns * kernels.rows_max), pack);
     const auto multiply = [&](int64_t begin, int64_t end) {
-      MultiplyPanels(kernels, weight, tiles, packed, row, begin, end, write);
+      MultiplyPanels(kernels, weight, tiles, packed, begin, end,
+                     [&](int64_t r, int64_t column, int64_t n, const float* values) {
+                       write(row + r, column, n, values);
+                     });
     };
     ParallelFor(context.threads, weight.panels(), 1 + kGrain / (rows * columns * kPanelColumns),
                 multiply);
@@ -197,6 +110,53 @@ void CpuOps::MatMulPartial(const ExecContext& context, TensorView out, TensorVie
            [&](int64_t row, int64_t column, int64_t n, const float* values) {
              std::copy_n(values, n, Row<float>(out, row) + column);
            });
+}
+
+// Heads are shared out over the threads, each with its own part of the workspace. A panel at the
+// border of two heads is computed for either.
+void CpuOps::MatMulHeads(const ExecContext& context, TensorView out, TensorView x, const Weight& w,
+                         int64_t num_heads) {
+  const PackedWeight& weight = static_cast<const PackedWeight&>(w);
+  TESSERA_CHECK(num_heads > 0 && weight.rows() % num_heads == 0 && out.rank == 2 && x.rank == 2 &&
+                out.dims[0] == x.dims[0] && out.dtype == x.dtype && !weight.row_parallel())
+      << "weight [" << weight.rows() << ", " << weight.columns() << "] for " << num_heads;
+  const int64_t n = weight.rows() / num_heads;
+  const int64_t columns = weight.columns();
+  const int64_t out_stride = out.dims[1] / num_heads;
+  const int64_t x_stride = x.dims[1] / num_heads;
+  TESSERA_CHECK(n <= out_stride && columns <= x_stride)
+      << "heads of " << out_stride << " from heads of " << x_stride;
+  const int64_t row_bytes = num_heads * columns * static_cast<int64_t>(sizeof(float));
+  const int64_t pass_rows = std::min(context.workspace.dims[0] / row_bytes, kPassRowsMax);
+  TESSERA_CHECK(pass_rows >= 1) << "workspace of " << context.workspace.dims[0] << " bytes";
+  WithType(x.dtype, [&](auto t) {
+    using T = decltype(t);
+    for (int64_t row = 0; row < x.dims[0]; row += pass_rows) {
+      const int64_t rows = std::min(pass_rows, x.dims[0] - row);
+      const RowTiles tiles = RowTiles::Of(rows, kernels_);
+      const auto multiply = [&](int64_t begin, int64_t end) {
+        for (int64_t head = begin; head < end; ++head) {
+          float* packed = context.workspace.as<float>() + head * rows * columns;
+          for (int64_t tile = 0; tile < tiles.tiles; ++tile) {
+            PackTile(tiles, columns, packed, tile,
+                     [&](int64_t r) { return Row<const T>(x, row + r) + head * x_stride; });
+          }
+          const int64_t first = head * n;  // row of the weight
+          const int64_t last = first + n;
+          MultiplyPanels(kernels_, weight, tiles, packed, first / kPanelColumns,
+                         (last + kPanelColumns - 1) / kPanelColumns,
+                         [&](int64_t r, int64_t column, int64_t count, const float* values) {
+                           const int64_t from = std::max(column, first);
+                           const int64_t to = std::min(column + count, last);
+                           kernels_.rows<T>().add_bias(
+                               Row<T>(out, row + r) + head * out_stride + (from - first),
+                               values + (from - column), nullptr, to - from);
+                         });
+        }
+      };
+      ParallelFor(context.threads, num_heads, 1 + kGrain / (rows * columns * n), multiply);
+    }
+  });
 }
 
 }  // namespace tessera::cpu

@@ -22,8 +22,8 @@ inline constexpr int kPanelColumns = 16;  // output columns of a packed panel
 inline constexpr int kRowsMax = 8;        // rows of an x tile, upper bound over instruction sets
 inline constexpr int kPanelsMax = 4;      // panels of one tile, likewise
 inline constexpr int kKvTile = 16;        // tokens of one attention tile, from position 0
-inline constexpr int kHeadSizeMax = 512;
-inline constexpr int kPairsMax = 16;  // (query, head) pairs that share one pass over the cache
+inline constexpr int kHeadSizeMax = 576;  // a latent entry of 512 + 64
+inline constexpr int kPairsMax = 16;      // (query, head) pairs that share one pass over the cache
 
 // out = x . w over one run of k, from zero, k in order, one FMA per element.
 struct GemmTile {
@@ -44,8 +44,8 @@ struct AttentionTile {
   const int* last_lane;   // [pairs]
   const float* k;         // [head_size][16]
   const float* v;         // [16][padded_size]
-  int64_t head_size;
-  int64_t padded_size;  // head_size rounded up to 16
+  int64_t head_size;      // of queries and keys
+  int64_t padded_size;    // elements of a value, rounded up to 16
   float scale;
   float softcap;  // 0: none
   float* max;     // [pairs] running maximum, -inf at the start
@@ -58,6 +58,8 @@ template <typename T>
 struct RowKernels {
   // out = x / rms(x) * (weight + offset); out may be x
   void (*rms_norm)(T* out, const T* x, const T* weight, int64_t n, float eps, float offset);
+  // out = (x - mean) / deviation * weight + bias; out may be x
+  void (*layer_norm)(T* out, const T* x, const T* weight, const T* bias, int64_t n, float eps);
   // residual += sum + bias; bias may be null
   void (*add_residual)(T* residual, const float* sum, const T* bias, int64_t n);
   // residual += (sum + bias) / rms(sum + bias) * (weight + offset); bias may be null
@@ -82,6 +84,10 @@ struct KernelTable {
   void (*add_bias_mixed)(float* out, const float* in, const BFloat16* bias, int64_t n);
   // x = cap * tanh(x / cap)
   void (*soft_cap)(float* x, int64_t n, float cap);
+  // out = 1 / (1 + exp(-x)); out may be x
+  void (*sigmoid)(float* out, const float* x, int64_t n);
+  // to = fma(x, factor, to)
+  void (*add_scaled)(float* to, const float* x, int64_t n, float factor);
   // Largest element that is not NaN; -inf if there is none.
   float (*max)(const float* x, int64_t n);
   // out = exp((x - max) * scale); exactly 1 where x == max.

@@ -1,7 +1,7 @@
 // How one layer's keys and values lie in KvLayer::storage. Per block and KV head: keys
 // [D][block_size], tokens side by side, because a score tile runs over tokens; then values
-// [block_size][D], because the weighted sum runs over D. A block is contiguous. Read and written by
-// rope.cc and attention.cc.
+// [block_size][D], because the weighted sum runs over D. A latent layer has keys only. A block is
+// contiguous. Read and written by rope.cc and attention.cc.
 
 #ifndef TESSERA_KERNELS_CPU_KV_LAYOUT_H_
 #define TESSERA_KERNELS_CPU_KV_LAYOUT_H_
@@ -12,18 +12,22 @@
 
 namespace tessera::cpu {
 
-// Elements of one block.
-inline int64_t KvBlockElements(const KvLayer& kv) {
-  return kv.num_heads * 2 * kv.head_size * kv.block_size;
+// Elements of one KV head in one block.
+inline int64_t KvHeadElements(const KvLayer& kv) {
+  return (kv.latent ? 1 : 2) * kv.head_size * kv.block_size;
 }
+
+// Elements of one block.
+inline int64_t KvBlockElements(const KvLayer& kv) { return kv.num_heads * KvHeadElements(kv); }
 
 // Keys of `head` in `block`: element (d, slot) at [d * block_size + slot].
 template <typename T>
 T* KeyBlock(const KvLayer& kv, int64_t block, int64_t head) {
-  return kv.storage.as<T>() + block * KvBlockElements(kv) + head * 2 * kv.head_size * kv.block_size;
+  return kv.storage.as<T>() + block * KvBlockElements(kv) + head * KvHeadElements(kv);
 }
 
-// Values of `head` in `block`: element (slot, d) at [slot * head_size + d].
+// Values of `head` in `block`, of a layer that is not latent: element (slot, d) at [slot *
+// head_size + d].
 template <typename T>
 T* ValueBlock(const KvLayer& kv, int64_t block, int64_t head) {
   return KeyBlock<T>(kv, block, head) + kv.head_size * kv.block_size;

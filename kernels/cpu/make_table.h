@@ -14,6 +14,7 @@ template <typename S, typename T>
 constexpr RowKernels<T> MakeRowKernels() {
   RowKernels<T> rows{};
   rows.rms_norm = RmsNormRow<S, T>;
+  rows.layer_norm = LayerNormRow<S, T>;
   rows.add_residual = AddResidualRow<S, T>;
   rows.add_normed = AddNormedRow<S, T>;
   rows.gated = GatedRow<S, T>;
@@ -35,6 +36,8 @@ constexpr KernelTable MakeTable() {
   table.bfloat16_rows = MakeRowKernels<S, BFloat16>();
   table.add_bias_mixed = AddBiasRow<S, float, BFloat16>;
   table.soft_cap = SoftCapRow<S>;
+  table.sigmoid = SigmoidRow<S>;
+  table.add_scaled = AddScaledRow<S>;
   table.max = MaxValue<S>;
   table.exp_scaled = ExpScaledRow<S>;
   return table;

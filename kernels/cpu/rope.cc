@@ -37,14 +37,25 @@ T Round(float x) {
   }
 }
 
+// to = the turned elements of `from`; to may be from.
 template <typename T>
-void Rotate(T* head, const Angles& angles, int64_t half) {
+void Rotate(T* to, const T* from, const Angles& angles, const RopeSpec& rope) {
+  const int64_t half = rope.rotary_size / 2;
+  const int64_t first_step = rope.interleaved ? 2 : 1;
+  const int64_t apart = rope.interleaved ? 1 : half;
   for (int64_t i = 0; i < half; ++i) {
-    const float a = ToFloat(head[i]);
-    const float b = ToFloat(head[i + half]);
-    head[i] = Round<T>(a * angles.cos[i] - b * angles.sin[i]);
-    head[i + half] = Round<T>(b * angles.cos[i] + a * angles.sin[i]);
+    const int64_t first = i * first_step;
+    const float a = ToFloat(from[first]);
+    const float b = ToFloat(from[first + apart]);
+    to[first] = Round<T>(a * angles.cos[i] - b * angles.sin[i]);
+    to[first + apart] = Round<T>(b * angles.cos[i] + a * angles.sin[i]);
   }
+}
+
+void CheckRope(const RopeSpec& rope, int64_t head_size) {
+  TESSERA_CHECK(rope.rotary_size % 2 == 0 && rope.rotary_size <= head_size &&
+                (rope.rotary_size == 0 || rope.inv_frequency.dims[0] == rope.rotary_size / 2))
+      << "rotary size " << rope.rotary_size;
 }
 
 template <typename Kv, typename T>
@@ -79,9 +90,8 @@ void CpuOps::RopeAndStoreKv(const ExecContext& context, TensorView qkv, const Kv
                 kv.num_heads == spec.num_kv_heads && kv.head_size == size && size <= kHeadSizeMax)
       << "qkv [" << qkv.dims[0] << ", " << qkv.dims[1] << "], " << spec.num_heads << " + "
       << spec.num_kv_heads << " heads of " << size;
-  TESSERA_CHECK(rope.rotary_size % 2 == 0 && rope.rotary_size <= size &&
-                (rope.rotary_size == 0 || rope.inv_frequency.dims[0] == rope.rotary_size / 2))
-      << "rotary size " << rope.rotary_size;
+  CheckRope(rope, size);
+  TESSERA_CHECK(!kv.latent) << "keys and values for a latent cache";
   for (const TensorView& weight : {norm.query, norm.key}) {
     TESSERA_CHECK(weight.empty() || (weight.dims[0] == size && weight.dtype == qkv.dtype))
         << "head norm of " << weight.dims[0] << " elements";
@@ -96,7 +106,7 @@ void CpuOps::RopeAndStoreKv(const ExecContext& context, TensorView qkv, const Kv
       if (!weight.empty()) {
         kernels.rms_norm(head, head, weight.as<const T>(), size, norm.eps, offset);
       }
-      Rotate(head, angles, rope.rotary_size / 2);
+      Rotate(head, head, angles, rope);
     };
     const auto work = [&](int64_t begin, int64_t end) {
       Angles angles;
@@ -118,10 +128,55 @@ void CpuOps::RopeAndStoreKv(const ExecContext& context, TensorView qkv, const Kv
   WithType(qkv.dtype, [&](auto t) { WithType(kv.dtype, [&](auto kv_t) { run(t, kv_t); }); });
 }
 
-size_t CpuOps::KvLayerBytes(DType dtype, int64_t num_blocks, int64_t block_size, int64_t num_heads,
-                            int64_t head_size) {
-  return static_cast<size_t>(num_blocks * num_heads * 2 * head_size * block_size) *
-         DTypeSize(dtype);
+void CpuOps::RopeAndStoreLatent(const ExecContext& context, TensorView query, TensorView q,
+                                TensorView latent, const KvLayer& kv, const StepView& step,
+                                const NormSpec& norm, const RopeSpec& rope,
+                                const AttentionSpec& spec) {
+  const int64_t entry = kv.head_size;
+  const int64_t turning = rope.rotary_size;
+  const int64_t normed = entry - turning;
+  const int64_t head = q.dims[1] / spec.num_heads;  // N + R
+  CheckRope(rope, entry);
+  TESSERA_CHECK(kv.latent && kv.num_heads == 1 && entry <= kHeadSizeMax &&
+                query.dims[0] == step.num_tokens && query.dims[1] == spec.num_heads * entry &&
+                q.dims[0] == step.num_tokens && q.dims[1] == spec.num_heads * head &&
+                head >= turning && latent.dims[0] == step.num_tokens && latent.dims[1] == entry &&
+                query.dtype == q.dtype && latent.dtype == q.dtype)
+      << "query [" << query.dims[0] << ", " << query.dims[1] << "], q [" << q.dims[0] << ", "
+      << q.dims[1] << "], latent [" << latent.dims[0] << ", " << latent.dims[1] << "], entries of "
+      << entry;
+  TESSERA_CHECK(norm.weight.dims[0] == normed && norm.weight.dtype == q.dtype && norm.bias.empty())
+      << "norm of " << norm.weight.dims[0] << " elements";
+  const auto run = [&](auto t, auto kv_t) {
+    using T = decltype(t);
+    using Kv = decltype(kv_t);
+    const auto work = [&](int64_t begin, int64_t end) {
+      Angles angles;
+      int64_t row = 0;
+      for (int64_t token = begin; token < end; ++token) {
+        row = RowOf(step, token, row);
+        const int32_t position = step.positions.as<const int32_t>()[token];
+        angles.Fill(rope, position);
+        for (int64_t h = 0; h < spec.num_heads; ++h) {
+          Rotate(Row<T>(query, token) + h * entry + normed,
+                 Row<const T>(q, token) + (h + 1) * head - turning, angles, rope);
+        }
+        T* own = Row<T>(latent, token);
+        kernels_.rows<T>().rms_norm(own, own, norm.weight.as<const T>(), normed, norm.eps,
+                                    norm.plus_one ? 1.0f : 0.0f);
+        Rotate(own + normed, own + normed, angles, rope);
+        const int64_t slot = position % kv.block_size;
+        Kv* key = KeyBlock<Kv>(kv, BlockOf(kv, step, row, position), 0) + slot;
+        for (int64_t d = 0; d < entry; ++d) key[d * kv.block_size] = Round<Kv>(ToFloat(own[d]));
+      }
+    };
+    ParallelFor(context.threads, step.num_tokens, 1 + kGrain / (entry + q.dims[1]), work);
+  };
+  WithType(q.dtype, [&](auto t) { WithType(kv.dtype, [&](auto kv_t) { run(t, kv_t); }); });
+}
+
+size_t CpuOps::KvLayerBytes(const KvLayer& kv) {
+  return static_cast<size_t>(kv.num_blocks * KvBlockElements(kv)) * DTypeSize(kv.dtype);
 }
 
 void CpuOps::CopyBlocks(const ExecContext&, const KvLayer& kv, const std::vector<int32_t>& from,

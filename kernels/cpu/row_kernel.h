@@ -36,6 +36,23 @@ void RmsNormRow(T* out, const T* x, const T* weight, int64_t n, float eps, float
   });
 }
 
+// (x - mean) / deviation * weight + bias, both sums as in InverseRms.
+template <typename S, typename T>
+void LayerNormRow(T* out, const T* x, const T* weight, const T* bias, int64_t n, float eps) {
+  using F = typename S::F;
+  F sum = S::Set(0.0f);
+  ForLanes<S>(n, [&](int64_t i, auto load, auto) { sum = S::Add(sum, load(x + i)); });
+  const F mean = S::Set(S::SumLanes(sum) / static_cast<float>(n));
+  const F inverse = InverseRms<S>(n, eps, [&](int64_t i, auto load) {
+    const int lanes = n - i < 16 ? static_cast<int>(n - i) : 16;
+    return S::FirstLanes(lanes, S::Sub(load(x + i), mean), S::Set(0.0f));
+  });
+  ForLanes<S>(n, [&](int64_t i, auto load, auto store) {
+    const F normed = S::Mul(S::Sub(load(x + i), mean), inverse);
+    store(out + i, S::Add(S::Mul(normed, load(weight + i)), load(bias + i)));
+  });
+}
+
 template <typename S, typename T>
 void AddResidualRow(T* residual, const float* sum, const T* bias, int64_t n) {
   ForLanes<S>(n, [&](int64_t i, auto load, auto store) {
@@ -118,6 +135,23 @@ template <typename S>
 void SoftCapRow(float* x, int64_t n, float cap) {
   ForLanes<S>(n, [&](int64_t i, auto load, auto store) {
     store(x + i, S::Mul(S::Set(cap), Tanh<S>(S::Div(load(x + i), S::Set(cap)))));
+  });
+}
+
+// 1 / (1 + e^-x)
+template <typename S>
+void SigmoidRow(float* out, const float* x, int64_t n) {
+  const typename S::F one = S::Set(1.0f);
+  ForLanes<S>(n, [&](int64_t i, auto load, auto store) {
+    store(out + i, S::Div(one, S::Add(one, Exp<S>(S::Sub(S::Set(0.0f), load(x + i))))));
+  });
+}
+
+// to += factor * x
+template <typename S>
+void AddScaledRow(float* to, const float* x, int64_t n, float factor) {
+  ForLanes<S>(n, [&](int64_t i, auto load, auto store) {
+    store(to + i, S::Fma(load(x + i), S::Set(factor), load(to + i)));
   });
 }
 

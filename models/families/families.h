@@ -17,6 +17,13 @@ extern const Family kGemma2Family;
 extern const Family kGemma3Family;
 extern const Family kGemma3ImagesFamily;
 extern const Family kPhi3Family;
+extern const Family kPhiMoeAuthorsFamily;
+extern const Family kPhiMoeFamily;
+extern const Family kMixtralFamily;
+extern const Family kQwen2MoeFamily;
+extern const Family kQwen3MoeFamily;
+extern const Family kDeepseekV2Family;
+extern const Family kDeepseekV3Family;
 
 }  // namespace tessera
 

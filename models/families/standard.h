@@ -14,6 +14,15 @@
 
 namespace tessera {
 
+// How a family calls the parts of its experts.
+struct ExpertNames {
+  std::string prefix = "mlp.";
+  std::string gate = "gate_proj";
+  std::string up = "up_proj";
+  std::string down = "down_proj";
+  std::string shared = "shared_experts";
+};
+
 // The tensors of one layer, whose names begin with `prefix`.
 class LayerTable {
  public:
@@ -27,8 +36,13 @@ class LayerTable {
   // The same where query, key and value, or gate and up, are one stored tensor.
   void AddFusedAttention();
   void AddFusedMlp();
+  void AddLatentAttention();
+  // Router, experts, shared expert. `prefix` is that of all three.
+  void AddExperts(const ExpertNames& names);
+  // AddMlp or AddExperts, as the layer has it.
+  void AddMlpOrExperts(const ExpertNames& names);
 
-  void Add(const char* name, WeightSlot slot, std::vector<int64_t> shape, ShardRule rule);
+  void Add(const std::string& name, WeightSlot slot, std::vector<int64_t> shape, ShardRule rule);
 
  private:
   struct Part {
@@ -36,7 +50,7 @@ class LayerTable {
     int64_t rows;
     ShardRule rule;
   };
-  void AddFused(const char* name, const std::vector<Part>& parts);
+  void AddFused(const std::string& name, const std::vector<Part>& parts);
 
   const ModelSpec& spec_;
   const int layer_;

@@ -50,5 +50,23 @@ TEST(DTypeTest, EveryFloat16IsWidenedExactly) {
   }
 }
 
+TEST(DTypeTest, EveryFloat8IsWidenedExactly) {
+  for (uint32_t bits = 0; bits <= 0xff; ++bits) {
+    const int exponent = static_cast<int>((bits >> 3) & 0xf);
+    const int mantissa = static_cast<int>(bits & 0x7);
+    const float sign = (bits & 0x80) != 0 ? -1.0f : 1.0f;
+    const float got = Float8E4M3ToFloat(static_cast<uint8_t>(bits));
+    if (exponent == 15 && mantissa == 7) {
+      EXPECT_TRUE(std::isnan(got)) << bits;
+      continue;
+    }
+    const float expected = exponent == 0
+                               ? sign * std::ldexp(static_cast<float>(mantissa), -9)
+                               : sign * std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
+    EXPECT_EQ(std::bit_cast<uint32_t>(got), std::bit_cast<uint32_t>(expected)) << bits;
+  }
+  EXPECT_EQ(Float8E4M3ToFloat(0x7e), 448.0f);
+}
+
 }  // namespace
 }  // namespace tessera

@@ -146,9 +146,10 @@ class DefaultsTest(unittest.TestCase):
                 _, more = server.post("/v1/completions", {**body, "max_tokens": 60})
                 self.assertEqual(more["usage"]["completion_tokens"], 60)
             path.write_text(json.dumps({**config, "min_p": 7}))
-            with Process("tessera", "serve", "--model", copy) as serve:
-                self.assertNotEqual(serve.wait(), 0)
-                self.assertIn('generation_config.json: "min_p" is 7', serve.output())
+            with Server(model=copy) as server:
+                self.assertIn('generation_config.json: "min_p" is 7', server.output())
+                _, odd = server.post("/v1/completions", body)
+                self.assertEqual(odd["choices"][0]["text"], unsaid["choices"][0]["text"])
 
 
 class LifeTest(unittest.TestCase):

@@ -91,6 +91,63 @@ TEST(Checkpoint, PickleIsRefusedWithAWayOut) {
               AllOf(HasSubstr("pytorch_model.bin"), HasSubstr("safe_serialization=True")));
 }
 
+TEST(Checkpoint, OtherFormsOfModelsAreRefusedByName) {
+  struct Case {
+    const char* file;
+    const char* word;
+  };
+  for (const Case& c :
+       {Case{"pytorch_model.bin", "pickle"}, Case{"model.pt", "pickle"},
+        Case{"consolidated.00.pth", "own layout"}, Case{"weights.ckpt", "pickle"},
+        Case{"model-q4_k_m.gguf", "GGUF is not read"},
+        Case{"consolidated.safetensors", "own layout"}, Case{"params.json", "own layout"},
+        Case{"tf_model.h5", "save_pretrained"}, Case{"flax_model.msgpack", "save_pretrained"},
+        Case{"model-00001-of-00002.safetensors", "not model.safetensors.index.json"}}) {
+    for (const bool with_config : {false, true}) {
+      const TempDir dir;
+      dir.Write("tokenizer.json", "{}");
+      dir.Write("optimizer.pt", "x");
+      if (with_config) dir.Write("config.json", SmallConfig().dump());
+      EXPECT_EQ(Checkpoint::Open(dir.path()).status().code(), absl::StatusCode::kNotFound)
+          << "a trainer's files are no weights: " << Message(dir);
+      dir.Write(c.file, "x");
+      EXPECT_EQ(Checkpoint::Open(dir.path()).status().code(), absl::StatusCode::kInvalidArgument);
+      EXPECT_THAT(Message(dir),
+                  AllOf(HasSubstr(c.file), HasSubstr(c.word),
+                        HasSubstr(with_config ? "neither model.safetensors" : "no config.json")));
+    }
+  }
+}
+
+TEST(Checkpoint, AnAdapterIsNoModel) {
+  const TempDir dir;
+  dir.Write("adapter_config.json",
+            R"({"base_model_name_or_path": "org/base", "peft_type": "LORA"})");
+  dir.Write("adapter_model.safetensors", "x");
+  EXPECT_EQ(Checkpoint::Open(dir.path()).status().code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(Message(dir), AllOf(HasSubstr("adapter_config.json"), HasSubstr("LoRA"),
+                                  HasSubstr("org/base"), HasSubstr("merge_and_unload")));
+  WriteSmallModel(dir);
+  EXPECT_THAT(Message(dir), HasSubstr("LoRA")) << "also beside a whole model";
+  for (const char* damaged : {"", "[]", "{", R"({"base_model_name_or_path": 7})"}) {
+    dir.Write("adapter_config.json", damaged);
+    EXPECT_THAT(Message(dir), HasSubstr("LoRA")) << damaged;
+  }
+}
+
+TEST(Checkpoint, LinksAreFollowed) {
+  const TempDir blobs;
+  WriteSmallModel(blobs);
+  const TempDir dir;
+  for (const char* name : {"config.json", "model.safetensors"}) {
+    std::filesystem::create_symlink(blobs.path() + "/" + name, dir.path() + "/" + name);
+  }
+  EXPECT_TRUE(Checkpoint::Open(dir.path()).ok()) << Message(dir);
+  std::filesystem::remove(blobs.path() + "/model.safetensors");
+  EXPECT_EQ(Checkpoint::Open(dir.path()).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(Message(dir), HasSubstr("model.safetensors"));
+}
+
 TEST(Checkpoint, ATruncatedFileIsNamed) {
   const TempDir dir;
   WriteSmallModel(dir);
@@ -270,6 +327,13 @@ TEST(LicenseOf, CardThenFileThenUnknown) {
   EXPECT_EQ(LicenseOf(dir.path()), "llama3");
   dir.Write("README.md", "# no front matter\nlicense: mit\n");
   EXPECT_EQ(LicenseOf(dir.path()), "Apache License");
+  dir.Write("README.md", "---\r\nlicense:\r\n  - mit\r\n  - apache-2.0\r\ntags:\r\n- x\r\n---\r\n");
+  EXPECT_EQ(LicenseOf(dir.path()), "mit, apache-2.0");
+  dir.Write("README.md", std::string(10 << 20, 'x'));
+  EXPECT_EQ(LicenseOf(dir.path()), "Apache License");
+  std::filesystem::remove(dir.path() + "/README.md");
+  ASSERT_EQ(mkfifo((dir.path() + "/README.md").c_str(), 0600), 0);
+  EXPECT_EQ(LicenseOf(dir.path()), "Apache License") << "a pipe would never end";
 }
 
 }  // namespace

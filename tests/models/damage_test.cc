@@ -70,6 +70,97 @@ TEST_P(DamageTest, EveryTensorThatIsMissingOrMisshapenIsNamed) {
   }
 }
 
+// Every matrix but one stored in float8; what may be wrong with its scales.
+TEST_P(DamageTest, ScalesOfFloat8AreNamed) {
+  if (spec_.float8.rows == 0) return;
+  std::vector<FakeTensor> tensors = TensorsOf(spec_);
+  size_t at = tensors.size();
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (absl::EndsWith(tensors[i].name, "layers.2.self_attn.kv_b_proj.weight")) at = i;
+  }
+  ASSERT_LT(at, tensors.size());
+  const FakeTensor plain = tensors[at];
+  tensors[at].dtype = "F8_E4M3";
+  EXPECT_THAT(CheckMessage(tensors), HasSubstr("lacks tensor '" + plain.name + "_scale_inv'"));
+  const auto blocks = [](int64_t n, int64_t size) { return (n + size - 1) / size; };
+  const FakeTensor scale = {
+      plain.name + "_scale_inv",
+      {blocks(plain.shape[0], spec_.float8.rows), blocks(plain.shape[1], spec_.float8.columns)}};
+  tensors.push_back(scale);
+  EXPECT_EQ(CheckMessage(tensors), "");
+  tensors.back().dtype = "BF16";
+  EXPECT_THAT(CheckMessage(tensors), HasSubstr("tensor '" + scale.name + "' is bfloat16"));
+  tensors.back() = scale;
+  tensors.back().shape[1] += 1;
+  EXPECT_THAT(CheckMessage(tensors), HasSubstr("tensor '" + scale.name + "' is float32 of the"));
+  // A scale of what needs none has no place.
+  tensors.back() = scale;
+  tensors[at] = plain;
+  EXPECT_THAT(CheckMessage(tensors), HasSubstr("tensor '" + scale.name + "'"));
+  // Norms are no matrices.
+  tensors.pop_back();
+  tensors.back() = {tensors.back().name, tensors.back().shape, "F8_E4M3"};
+  FakeTensor& norm = tensors[1];
+  ASSERT_EQ(norm.shape.size(), 1u);
+  norm.dtype = "F8_E4M3";
+  EXPECT_THAT(CheckMessage(tensors), HasSubstr("tensor '" + norm.name + "' is float8_e4m3"));
+}
+
+// Experts and latent attention.
+std::map<std::string, std::vector<Json>> ImpossibleOfExperts() {
+  return {
+      {"/num_local_experts", {0, -1, 1025, "8"}},
+      {"/num_experts", {0, -1, 1025, 8.5}},
+      {"/n_routed_experts", {0, -1, 1025, "64"}},
+      {"/num_experts_per_tok", {0, -1, 1025, "2"}},
+      {"/moe_intermediate_size", {0, -1, 1e9}},
+      {"/shared_expert_intermediate_size", {0, -1, "big"}},
+      {"/n_shared_experts", {-1, 1025, "one"}},
+      {"/norm_topk_prob", {1, "yes"}},
+      {"/decoder_sparse_step", {0, -1, "all"}},
+      {"/mlp_only_layers", {1, "none", {-1}, {1024}, {"1"}}},
+      {"/router_jitter_noise", {-1, "some"}},
+      {"/lm_head_bias", {1, "yes"}},
+      {"/first_k_dense_replace", {-1, 1025, "one"}},
+      {"/moe_layer_freq", {0, 2, "1"}},
+      {"/q_lora_rank", {0, -1, 1e9, "low"}},
+      {"/kv_lora_rank", {0, -1, 577, "low"}},
+      {"/qk_nope_head_dim", {0, -1, 513}},
+      {"/qk_rope_head_dim", {0, -1, 7, 513}},
+      {"/v_head_dim", {0, -1, 513, "wide"}},
+      {"/n_group", {0, -1, 5, 1025}},
+      {"/topk_group", {0, -1, 1025}},
+      {"/topk_method", {"best", 1}},
+      {"/scoring_func", {"tanh", 1}},
+      {"/routed_scaling_factor", {0, -1, 1e9, "much"}},
+      {"/rope_interleave", {1, "yes"}},
+      {"/num_nextn_predict_layers", {-1, 1025, "one"}},
+      {"/rope_scaling/mscale", {-1, "much"}},
+      {"/rope_scaling/mscale_all_dim", {-1, "much"}},
+      {"/rope_scaling/short_mscale", {0, -1, "much"}},
+      {"/rope_scaling/long_mscale", {0, -1, "much"}},
+      {"/quantization_config/weight_block_size", {128, {128}, {0, 1}, {-1, 1}, {1.5, 1}}},
+  };
+}
+
+// True where the key is there and means nothing.
+bool IsUnread(const std::string& place, const Json& text) {
+  const bool scaled = text.contains("rope_scaling") && text["rope_scaling"].is_object();
+  // The reference saves both spellings; the newer one rules.
+  if (place == "/rope_scaling/type") return text["rope_scaling"].contains("rope_type");
+  if (place == "/original_max_position_embeddings") return !scaled;
+  if (place == "/rope_scaling/original_max_position_embeddings") {
+    return text.contains("original_max_position_embeddings");
+  }
+  // Windows are refused beside experts, unless the family has them on all layers.
+  if (place == "/max_window_layers" || place == "/sliding_window") {
+    return text.contains("use_sliding_window") && text.contains("num_experts");
+  }
+  if (place == "/router_jitter_noise") return !text.contains("lm_head_bias");  // Phi's alone
+  const bool greedy = text.value("topk_method", "") == "greedy";
+  return greedy && (place == "/n_group" || place == "/topk_group");
+}
+
 // What no config may say, by the place of the key.
 std::map<std::string, std::vector<Json>> Impossible() {
   return {
@@ -117,14 +208,12 @@ TEST_P(DamageTest, EveryImpossibleNumberIsNamedByItsKey) {
   // Models of more than one part have the text's numbers apart.
   const std::string part = config_.contains("text_config") ? "/text_config" : "";
   const Json text = config_.contains("text_config") ? config_["text_config"] : config_;
-  for (const auto& [place, values] : Impossible()) {
+  std::map<std::string, std::vector<Json>> impossible = Impossible();
+  impossible.merge(ImpossibleOfExperts());
+  for (const auto& [place, values] : impossible) {
     const Json::json_pointer pointer(part + place);
     if (!config_.contains(pointer) || config_.at(pointer).is_null()) continue;
-    // Read where something is scaled only.
-    const bool scaled = text.contains("rope_scaling") && text["rope_scaling"].is_object();
-    if (place == "/original_max_position_embeddings" && !scaled) continue;
-    // The reference saves both spellings; the newer one rules.
-    if (place == "/rope_scaling/type" && text["rope_scaling"].contains("rope_type")) continue;
+    if (IsUnread(place, text)) continue;
     const std::string key = place.substr(place.rfind('/') + 1);
     for (const Json& value : values) {
       Json damaged = config_;

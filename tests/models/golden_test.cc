@@ -80,8 +80,9 @@ bool HasScaling(const ModelSpec& spec, RopeScaling::Kind kind) {
 
 bool IsFused(const ModelSpec& spec) {
   const std::vector<WeightSpec> table = WeightTable(spec);
-  return std::any_of(table.begin(), table.end(),
-                     [](const WeightSpec& weight) { return weight.stored_rows > 0; });
+  return std::any_of(table.begin(), table.end(), [](const WeightSpec& weight) {
+    return weight.stored_rows > 0 && weight.run_rows == 0;
+  });
 }
 
 // What a feature's name says of a spec served with `context_max`.
@@ -91,18 +92,23 @@ std::map<std::string, bool> FeaturesOf(const ModelSpec& spec, int64_t context_ma
   const bool long_rope = HasScaling(spec, Kind::kLongRope);
   const bool is_long = context_max > rope.scaling.original_context;
   const bool windows = spec.kv_groups.back().kind == KvGroup::Kind::kWindow;
-  const float plain_scale = 1.0f / std::sqrt(static_cast<float>(spec.head_size));
+  const bool latent = spec.latent.kv_rank > 0;
+  const int64_t width = latent ? spec.latent.nope_size + spec.latent.rope_size : spec.head_size;
+  const float plain_scale = 1.0f / std::sqrt(static_cast<float>(width));
+  const bool other_scale = std::abs(spec.attention_scale - plain_scale) > 1e-3f;
+  const MoeSpec& moe = spec.moe;
+  const bool experts = moe.num_experts > 0;
   return {{"rope_llama3", HasScaling(spec, Kind::kLlama3)},
           {"rope_linear", HasScaling(spec, Kind::kLinear)},
           {"rope_yarn", HasScaling(spec, Kind::kYarn)},
           {"rope_longrope_short", long_rope && !is_long},
           {"rope_longrope_long", long_rope && is_long},
           {"two_ropes", spec.ropes.size() == 2},
-          {"partial_rotary", rope.rotary_size < spec.head_size},
+          {"partial_rotary", !latent && rope.rotary_size < spec.head_size},
           {"window", windows},
           {"mixed_windows", spec.kv_groups.size() > 1},
-          {"gqa", spec.num_kv_heads < spec.num_heads},
-          {"head_dim", spec.head_size * spec.num_heads != spec.hidden_size},
+          {"gqa", !latent && spec.num_kv_heads < spec.num_heads},
+          {"head_dim", !latent && spec.head_size * spec.num_heads != spec.hidden_size},
           {"tied_head", spec.tied_head},
           {"attention_bias", spec.qkv_bias && spec.output_bias},
           {"qkv_bias", spec.qkv_bias && !spec.output_bias},
@@ -114,8 +120,25 @@ std::map<std::string, bool> FeaturesOf(const ModelSpec& spec, int64_t context_ma
           {"gelu_tanh", spec.activation == ActivationKind::kGeluTanh},
           {"attention_softcap", spec.attention_softcap != 0},
           {"final_softcap", spec.final_softcap != 0},
-          {"query_scale", std::abs(spec.attention_scale - plain_scale) > 1e-3f},
-          {"fused", IsFused(spec)}};
+          {"query_scale", !latent && other_scale},
+          {"fused", IsFused(spec)},
+          {"latent", latent},
+          {"query_rank", spec.latent.query_rank > 0},
+          {"mscale", latent && other_scale},
+          {"experts", experts},
+          {"dense_layers", experts && HasDenseLayers(spec)},
+          {"routing_norm", experts && moe.normalize},
+          {"raw_routing", experts && !moe.normalize && moe.scoring == MoeSpec::Scoring::kSoftmax},
+          {"routed_scale", moe.routed_scale != 1.0},
+          {"expert_groups", moe.num_groups > 1},
+          {"sigmoid_routing", moe.scoring == MoeSpec::Scoring::kSigmoid},
+          {"sparse_mixer", moe.scoring == MoeSpec::Scoring::kSparseMixer},
+          {"correction_bias", moe.correction_bias},
+          {"shared_expert", moe.shared_intermediate > 0},
+          {"shared_gate", moe.shared_gate},
+          {"layer_norm", spec.layer_norm},
+          {"head_bias", spec.head_bias},
+          {"float8", spec.float8.rows > 0}};
 }
 
 TEST_P(ModelGolden, FeaturesAreThoseOfTheConfig) {
@@ -129,6 +152,9 @@ TEST_P(ModelGolden, IsAGoodWitness) {
     EXPECT_LT(golden_.entropy_ratio, 0.5);
   }
   EXPECT_LE(golden_.fp32_tolerance, 2e-4);
+  if (spec_.moe.num_experts > 0) {
+    EXPECT_GE(golden_.expert_ratio, 1.5);
+  }
   int64_t longest = 0;
   for (const golden::Prompt& prompt : golden_.prompts) {
     const int64_t length = static_cast<int64_t>(prompt.tokens.size());

@@ -82,6 +82,7 @@ inline std::string SafetensorsFile(const std::vector<FakeTensor>& tensors, char 
   uint64_t offset = 0;
   for (const FakeTensor& tensor : tensors) {
     uint64_t bytes = tensor.dtype == "F32" ? 4 : tensor.dtype == "I64" ? 8 : 2;
+    if (tensor.dtype == "F8_E4M3") bytes = 1;
     for (const int64_t n : tensor.shape) bytes *= n;
     header[tensor.name] = {{"dtype", tensor.dtype},
                            {"shape", tensor.shape},

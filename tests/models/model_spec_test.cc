@@ -114,6 +114,10 @@ TEST(ModelSpec, UnknownChoicesAreNamed) {
   config["architectures"] = {"MambaForCausalLM"};
   EXPECT_EQ(ParseModelSpec(config.dump()).status().code(), absl::StatusCode::kUnimplemented);
   EXPECT_THAT(Message(config), AllOf(HasSubstr("MambaForCausalLM"), HasSubstr("LlamaForCausalLM")));
+  config["auto_map"] = {{"AutoModelForCausalLM", "modeling_mamba.MambaForCausalLM"}};
+  EXPECT_THAT(Message(config), AllOf(HasSubstr("\"auto_map\""), HasSubstr("never run")));
+  config["architectures"] = {"LlamaForCausalLM"};
+  EXPECT_TRUE(ParseModelSpec(config.dump()).ok()) << "code that nobody needs is not asked for";
 
   config = SmallConfig();
   config["rope_scaling"] = {{"rope_type", "dynamic"}, {"factor", 4.0}};
@@ -240,45 +244,6 @@ TEST(ModelSpec, TextThatIsNoConfig) {
   EXPECT_THAT(message(std::string(100000, '[')), HasSubstr("levels deep"));
   EXPECT_THAT(message("{\"x\": \"" + std::string(5 << 20, 'x') + "\"}"),
               HasSubstr("at most 4194304"));
-}
-
-TEST(GenerationDefaults, GenerationConfigGoesFirst) {
-  const std::string config = R"({"eos_token_id": 2, "bos_token_id": 1, "temperature": 9})";
-  absl::StatusOr<GenerationDefaults> defaults = ParseGenerationDefaults(config, "");
-  ASSERT_TRUE(defaults.ok()) << defaults.status();
-  EXPECT_THAT(defaults->eos_token_ids, ElementsAre(2));
-  EXPECT_EQ(defaults->bos_token_id, 1);
-  EXPECT_EQ(defaults->temperature, 1.0f);
-  EXPECT_EQ(defaults->top_k, 0u);
-  EXPECT_EQ(defaults->top_p, 1.0f);
-
-  defaults =
-      ParseGenerationDefaults(config,
-                              R"({"eos_token_id": [7, 9], "do_sample": true, "temperature": 0.6,
-          "top_p": 0.9, "top_k": 40})");
-  ASSERT_TRUE(defaults.ok()) << defaults.status();
-  EXPECT_THAT(defaults->eos_token_ids, ElementsAre(7, 9));
-  EXPECT_EQ(defaults->bos_token_id, 1);
-  EXPECT_FLOAT_EQ(defaults->temperature, 0.6f);
-  EXPECT_EQ(defaults->top_k, 40u);
-  EXPECT_FLOAT_EQ(defaults->top_p, 0.9f);
-
-  defaults = ParseGenerationDefaults("{}", R"({"do_sample": false, "temperature": 0.6})");
-  ASSERT_TRUE(defaults.ok()) << defaults.status();
-  EXPECT_EQ(defaults->temperature, 0.0f);
-  EXPECT_TRUE(defaults->eos_token_ids.empty());
-  EXPECT_EQ(defaults->bos_token_id, -1);
-}
-
-TEST(GenerationDefaults, BadValuesAreNamed) {
-  for (const char* text :
-       {R"({"eos_token_id": -1})", R"({"eos_token_id": "2"})", R"({"eos_token_id": [2, null]})",
-        R"({"eos_token_id": 99999999})", R"({"bos_token_id": 1.5})", R"({"temperature": -1})",
-        R"({"top_p": 0})", R"({"top_p": 1.1})", R"({"top_k": -5})", R"({"do_sample": 1})"}) {
-    const absl::Status status = ParseGenerationDefaults("{}", text).status();
-    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << text;
-    EXPECT_THAT(std::string(status.message()), HasSubstr("generation_config.json")) << text;
-  }
 }
 
 }  // namespace

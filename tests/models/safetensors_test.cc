@@ -91,7 +91,7 @@ TEST(Safetensors, DamagedHeadersNameTheTensor) {
       {"{" + Tensor("a", 0, 4, "[1.0]") + "}", 4, "'a' has a fraction"},
       {"{" + Tensor("a", 0, 4, "[[1]]") + "}", 4, "'a' has an array"},
       {"{" + Tensor("a", 0, 4, "[1,1,1,1,1,1,1,1,1]") + "}", 4, "more than 8 dimensions"},
-      {R"({"a":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}})", 1, "dtype 'F8_E4M3'"},
+      {R"({"a":{"dtype":"F8_E5M2","shape":[1],"data_offsets":[0,1]}})", 1, "dtype 'F8_E5M2'"},
       {R"({"a":{"dtype":7,"shape":[1],"data_offsets":[0,4]}})", 4, "'a' has a number"},
       {R"({"a":{"dtype":"F32","shape":[1]}})", 4, "'a' lacks one of"},
       {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0]}})", 4,

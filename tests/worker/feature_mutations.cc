@@ -2,6 +2,7 @@
 
 #include "tests/worker/feature_mutations.h"
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <utility>
@@ -114,10 +115,74 @@ void AddNormsAndCaps(Table& table) {
       {"no cap on scores", [](ModelSpec& spec) { spec.attention_softcap = 0.0f; }}};
   table["final_softcap"] = {
       {"no cap on logits", [](ModelSpec& spec) { spec.final_softcap = 0.0f; }}};
+  table["layer_norm"] = {
+      OnLayers(
+          "rms norms",
+          [](LayerWeights& layer) { layer.input_norm_bias = layer.post_norm_bias = TensorView(); }),
+      {"no bias of the last norm", nullptr, [](Weights& weights) {
+         std::fill_n(weights.final_norm_bias.as<float>(), weights.final_norm_bias.size(), 0.0f);
+       }}};
+  table["head_bias"] = {
+      {"no bias of the head", nullptr, [](Weights& weights) { weights.head_bias = TensorView(); }}};
   table["query_scale"] = {{"scale of the head size", [](ModelSpec& spec) {
                              spec.attention_scale =
                                  1.0f / std::sqrt(static_cast<float>(spec.head_size));
                            }}};
+}
+
+// All elements 1, as if it were not there; the tests compute in float32 on the host.
+void Neutralize(TensorView weight) { std::fill_n(weight.as<float>(), weight.size(), 1.0f); }
+
+Mutation OnMoe(const std::string& name, const std::function<void(MoeSpec&)>& edit) {
+  return {name, [edit](ModelSpec& spec) { edit(spec.moe); }};
+}
+
+void AddExperts(Table& table) {
+  using Scoring = MoeSpec::Scoring;
+  const Mutation fewer =
+      OnMoe("an expert fewer per token", [](MoeSpec& moe) { --moe.experts_per_token; });
+  table["experts"] = {OnLayers("experts exchanged", [](LayerWeights& layer) {
+    std::reverse(layer.experts.begin(), layer.experts.end());
+  })};
+  table["routing_norm"] = {
+      fewer, OnMoe("no norm of routing weights", [](MoeSpec& moe) { moe.normalize = false; })};
+  table["raw_routing"] = {
+      fewer, OnMoe("norm of routing weights", [](MoeSpec& moe) { moe.normalize = true; })};
+  table["routed_scale"] = {
+      OnMoe("no scale of routing weights", [](MoeSpec& moe) { moe.routed_scale = 1.0; })};
+  table["expert_groups"] = {
+      OnMoe("no groups", [](MoeSpec& moe) { moe.num_groups = moe.groups_per_token = 1; }),
+      OnMoe("groups by another number of their best",
+            [](MoeSpec& moe) { moe.group_top = 3 - moe.group_top; })};
+  table["sigmoid_routing"] = {
+      OnMoe("softmax", [](MoeSpec& moe) { moe.scoring = Scoring::kSoftmax; })};
+  table["sparse_mixer"] = {OnMoe("softmax", [](MoeSpec& moe) { moe.scoring = Scoring::kSoftmax; }),
+                           OnMoe("another jitter", [](MoeSpec& moe) { moe.jitter *= 0.5; })};
+  table["correction_bias"] = {OnLayers(
+      "no correction bias", [](LayerWeights& layer) { layer.router_correction = TensorView(); })};
+  table["shared_expert"] = {OnLayers("no shared expert", [](LayerWeights& layer) {
+    if (layer.router != nullptr) layer.down.reset();
+  })};
+  table["shared_gate"] = {OnLayers("no gate of the shared expert",
+                                   [](LayerWeights& layer) { layer.shared_switch.reset(); })};
+  table["dense_layers"] = {{"experts in every layer", [](ModelSpec& spec) {
+                              for (LayerSpec& layer : spec.layers) layer.experts = true;
+                            }}};
+}
+
+void AddLatent(Table& table) {
+  table["latent"] = {
+      OnLayers("no norm of the latent", [](LayerWeights& layer) { Neutralize(layer.latent_norm); }),
+      {"pairs half a turning part apart", [](ModelSpec& spec) {
+         for (RotarySpec& rope : spec.ropes) rope.interleaved = !rope.interleaved;
+       }}};
+  table["query_rank"] = {OnLayers("no norm of narrow queries",
+                                  [](LayerWeights& layer) { Neutralize(layer.query_down_norm); })};
+  table["mscale"] = {{"no magnitude in scores", [](ModelSpec& spec) {
+                        const double magnitude = spec.ropes[0].scaling.score_magnitude;
+                        spec.attention_scale /= static_cast<float>(magnitude * magnitude);
+                      }}};
+  table["float8"] = {{"no block scales", [](ModelSpec& spec) { spec.float8 = {}; }}};
 }
 
 }  // namespace
@@ -153,6 +218,8 @@ std::map<std::string, std::vector<Mutation>> FeatureMutations() {
   AddRopes(table);
   AddWindows(table);
   AddNormsAndCaps(table);
+  AddExperts(table);
+  AddLatent(table);
   return table;
 }
 

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <numeric>
 #include <random>
 
 #include "models/checkpoint.h"
@@ -154,6 +155,26 @@ TEST_P(GoldenTest, BFloat16WithinTolerance) {
                    std::to_string(difference.divergence_mean));
     if (first.empty()) first = logits;
     EXPECT_EQ(logits, first) << "tp " << tp;
+  }
+}
+
+// The ranks' counts of routed tokens add up, and not evenly: the goldens' experts are not.
+TEST_P(GoldenTest, ExpertLoadIsCountedOnce) {
+  for (int tp : golden_.tp) {
+    auto group = LoadOrFail(golden_.model_dir, {.tp = tp, .context_max = golden_.context_max});
+    ASSERT_NE(group, nullptr);
+    const ModelSpec& spec = group->spec();
+    uint64_t wanted = 0;
+    for (const LayerSpec& layer : spec.layers) {
+      if (layer.experts) wanted += static_cast<uint64_t>(spec.moe.experts_per_token);
+    }
+    uint64_t tokens = 0;
+    for (const Prompt& prompt : golden_.prompts) tokens += prompt.tokens.size();
+    EXPECT_THAT(group->TakeExpertLoads(), testing::Each(0u));
+    group->Step(PromptRows(golden_));
+    const std::vector<uint64_t> loads = group->TakeExpertLoads();
+    EXPECT_EQ(std::accumulate(loads.begin(), loads.end(), uint64_t{0}), wanted * tokens);
+    EXPECT_THAT(group->TakeExpertLoads(), testing::Each(0u)) << "taken twice";
   }
 }
 

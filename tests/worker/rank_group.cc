@@ -23,7 +23,8 @@ struct RankGroup::Rank {
     const auto computed = model->Forward(ctx, arrays.Upload(ctx, input), timer);
     TESSERA_CHECK(computed.ok()) << computed.status();
     view = *computed;
-    logits.assign(view.as<float>(), view.as<float>() + view.size());
+    logits.resize(static_cast<size_t>(view.size()));
+    ops.CopyToHost(ctx, logits.data(), view.data, view.bytes());
   }
   Ops& ops;
   std::unique_ptr<Communicator> comm;
@@ -66,11 +67,14 @@ absl::StatusOr<std::unique_ptr<RankGroup>> RankGroup::Load(const std::string& mo
 
   std::vector<Ops*> ops;
   for (int rank = 0; rank < options.tp; ++rank) {
-    TESSERA_ASSIGN_OR_RETURN(std::unique_ptr<Ops> cpu, NewCpuOps());
-    ops.push_back(cpu.get());
-    group->ops_.push_back(std::move(cpu));
+    TESSERA_ASSIGN_OR_RETURN(std::unique_ptr<Ops> made,
+                             options.new_ops ? options.new_ops() : NewCpuOps());
+    ops.push_back(made.get());
+    group->ops_.push_back(std::move(made));
   }
-  std::vector<std::unique_ptr<Communicator>> comms = NewLoopback(ops, absl::Seconds(60));
+  std::vector<std::unique_ptr<Communicator>> comms = options.new_comms
+                                                         ? options.new_comms(ops, absl::Seconds(60))
+                                                         : NewLoopback(ops, absl::Seconds(60));
   for (int rank = 0; rank < options.tp; ++rank) {
     TESSERA_ASSIGN_OR_RETURN(StepArrays arrays, StepArrays::Create(*ops[rank], group->limits_));
     auto r = std::make_unique<Rank>(*ops[rank], std::move(comms[rank]), std::move(arrays),
@@ -94,6 +98,7 @@ absl::StatusOr<std::unique_ptr<RankGroup>> RankGroup::Load(const std::string& mo
     r->sampler = std::make_unique<Sampler>(r->ops, *r->comm, r->weights->vocab_begin,
                                            group->spec_.vocab_size);
     TESSERA_ASSIGN_OR_RETURN(r->workspace, r->ops.Allocate(r->model->workspace_bytes()));
+    r->ctx.deterministic = options.deterministic;
     r->ctx.workspace =
         r->workspace.View(DType::kUInt8, {static_cast<int64_t>(r->model->workspace_bytes())});
     group->ranks_.push_back(std::move(r));
@@ -172,6 +177,14 @@ absl::StatusOr<PlanOutcome> RankGroup::Execute(const cluster::v1::StepPlan& plan
   KeepDraws(plan, input_, outcome.drawn, sequences_);
   ForgetFinished(plan, sequences_);
   return outcome;
+}
+
+std::vector<uint64_t> RankGroup::TakeExpertLoads() {
+  std::vector<uint64_t> loads;
+  for (const std::unique_ptr<Rank>& rank : ranks_) {
+    loads.push_back(rank->model->TakeExpertLoad(rank->ctx));
+  }
+  return loads;
 }
 
 void RankGroup::OnEveryRank(const std::function<void(Rank&)>& work) {

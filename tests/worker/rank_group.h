@@ -33,6 +33,12 @@ struct RankGroupOptions {
   uint32_t shuffle_seed = 0;                             // order in which blocks are handed out
   std::function<void(ModelSpec&)> edit = nullptr;        // applied to the spec before loading
   std::function<void(Weights&)> edit_weights = nullptr;  // applied to every rank's once loaded
+  // What every rank computes on and how ranks talk; null: the CPU, and loopback.
+  std::function<absl::StatusOr<std::unique_ptr<Ops>>()> new_ops = nullptr;
+  std::function<std::vector<std::unique_ptr<Communicator>>(const std::vector<Ops*>&,
+                                                           absl::Duration)>
+      new_comms = nullptr;
+  bool deterministic = true;
 };
 
 // Tokens of one sequence that follow what it has.
@@ -57,6 +63,8 @@ class RankGroup {
   std::vector<std::vector<std::vector<float>>> Step(const std::vector<RowTokens>& rows);
   // One step as an engine does it, copies and draws included; or why the plan is refused.
   absl::StatusOr<PlanOutcome> Execute(const cluster::v1::StepPlan& plan);
+  // What TextModel::TakeExpertLoad says, of every rank.
+  std::vector<uint64_t> TakeExpertLoads();
   // Of the last step.
   const StepInput& input() const { return input_; }
   const StepLimits& limits() const { return limits_; }

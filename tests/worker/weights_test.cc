@@ -90,6 +90,50 @@ TEST_F(WeightsTest, ReadsAndKeepsOnlyItsShard) {
   }
 }
 
+// Experts go to one rank each, latent projections to all, heads of the latent are turned round.
+TEST_F(WeightsTest, ReadsAndKeepsOnlyItsExpertsAndHeads) {
+  nlohmann::json config = MediumConfig();
+  config.update({{"architectures", {"DeepseekV3ForCausalLM"}},
+                 {"num_key_value_heads", 8},
+                 {"q_lora_rank", 96},
+                 {"kv_lora_rank", 64},
+                 {"qk_nope_head_dim", 32},
+                 {"qk_rope_head_dim", 16},
+                 {"v_head_dim", 48},
+                 {"first_k_dense_replace", 1},
+                 {"moe_intermediate_size", 64},
+                 {"n_routed_experts", 16},
+                 {"n_shared_experts", 2},
+                 {"num_experts_per_tok", 2},
+                 {"n_group", 4},
+                 {"topk_group", 2},
+                 {"routed_scaling_factor", 1.0}});
+  config.erase("head_dim");
+  WriteTinyModel(dir_, config, "BF16", 6);
+  const ModelSpec spec = TinySpec(config);
+  uint64_t sharded = 0;
+  uint64_t replicated = 0;
+  for (const WeightSpec& weight : WeightTable(spec)) {
+    const uint64_t bytes = 2 * weight.Elements();
+    (weight.rule == ShardRule::kReplicate ? replicated : sharded) += bytes;
+  }
+  for (int tp : {1, 2, 4, 8}) {
+    uint64_t read_together = 0;
+    for (int rank = 0; rank < tp; ++rank) {
+      const auto weights = Load(spec, {.rank = rank, .tp = tp, .dtype = DType::kBFloat16});
+      ASSERT_TRUE(weights.ok()) << weights.status();
+      const double share = static_cast<double>(sharded) / tp + static_cast<double>(replicated);
+      EXPECT_LE((*weights)->bytes_read, share * 1.05) << "tp " << tp << " rank " << rank;
+      EXPECT_LE((*weights)->resident_bytes, share * 1.05) << "tp " << tp << " rank " << rank;
+      EXPECT_EQ((*weights)->layers[0].experts.size(), 0u);
+      EXPECT_EQ((*weights)->layers[1].experts.size(), 16u / tp);
+      EXPECT_EQ((*weights)->layers[1].router_correction.dtype, DType::kFloat32);
+      read_together += (*weights)->bytes_read;
+    }
+    EXPECT_EQ(read_together, sharded + replicated * tp);
+  }
+}
+
 TEST_F(WeightsTest, EmbeddingRowsArriveInEveryStoredAndComputeDType) {
   for (const char* stored : {"F32", "BF16", "F16"}) {
     WriteTinyModel(dir_, TinyConfig(), stored, 9);

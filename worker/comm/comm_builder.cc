@@ -14,6 +14,7 @@
 #include "worker/comm/blob.h"
 #include "worker/comm/gloo.h"
 #include "worker/comm/loopback.h"
+#include "worker/comm/nccl.h"
 #include "worker/comm/shared_memory.h"
 #include "worker/comm/tree_sum.h"
 
@@ -76,11 +77,10 @@ absl::StatusOr<CommBuilder> CommBuilder::Create(const CommOptions& options, Ops&
       TESSERA_ASSIGN_OR_RETURN(auto setup, GlooSetup::Create(options, ops));
       return with(std::move(setup));
     }
-    case cluster::v1::COMM_NCCL:
-      return absl::UnimplementedError(
-          "this build has no NCCL transport; build with `cmake --preset cuda`, or use shared "
-          "memory or "
-          "gloo");
+    case cluster::v1::COMM_NCCL: {
+      TESSERA_ASSIGN_OR_RETURN(auto setup, NcclSetup::Create(options, ops));
+      return with(std::move(setup));
+    }
     default:
       return absl::InvalidArgumentError(
           absl::StrCat("unknown transport ", static_cast<int>(options.kind)));

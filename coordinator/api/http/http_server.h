@@ -38,7 +38,7 @@ struct HttpOptions {
   std::function<void(HttpCall&)> router;
   std::function<std::string()> make_request_id;
   std::function<absl::Time()> now;  // stamps the arrival of requests
-  std::function<bool()> draining;  // answers then say "connection: close"
+  std::function<bool()> draining;   // answers then say "connection: close"
 };
 
 class HttpServer {

@@ -63,8 +63,10 @@ typedef struct {
   uint64_t output_bytes;    // of one rendered prompt
 } tt_template_limits;
 
-// json: the content of a tokenizer.json.
-int32_t tt_tokenizer_new(const char* json, size_t json_size, tt_tokenizer** out, tt_bytes* error);
+// json: the content of a tokenizer.json. settings: what the files beside it change about it, a JSON
+// object (see src/settings.rs), or nothing.
+int32_t tt_tokenizer_new(const char* json, size_t json_size, const char* settings,
+                         size_t settings_size, tt_tokenizer** out, tt_bytes* error);
 void tt_tokenizer_free(tt_tokenizer* tokenizer);
 
 // Without TT_PARSE_CONTROL_TOKENS control tokens are encoded as the text they look like. With it

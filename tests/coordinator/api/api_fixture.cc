@@ -36,9 +36,6 @@ ServedModel DemoModel(const std::string& name) {
   auto defaults = ParseGenerationDefaults(config, generation);
   TESSERA_CHECK(defaults.ok()) << defaults.status().ToString();
   model.defaults = *std::move(defaults);
-  auto sampling = ParseSamplingDefaults(generation);
-  TESSERA_CHECK(sampling.ok()) << sampling.status().ToString();
-  model.sampling = *sampling;
   TESSERA_CHECK(!model.defaults.eos_token_ids.empty());
   auto tokenizer = text::Tokenizer::Load(model.directory);
   TESSERA_CHECK(tokenizer.ok()) << tokenizer.status().ToString();

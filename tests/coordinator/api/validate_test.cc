@@ -25,9 +25,9 @@ ServedModel SmallModel() {
   model.defaults.temperature = 0.6f;
   model.defaults.top_k = 20;
   model.defaults.top_p = 0.95f;
-  model.sampling.min_p = 0.05;
-  model.sampling.repetition_penalty = 1.1;
-  model.sampling.max_new_tokens = 30;
+  model.defaults.min_p = 0.05f;
+  model.defaults.repetition_penalty = 1.1f;
+  model.defaults.max_new_tokens = 30;
   return model;
 }
 
@@ -136,7 +136,7 @@ TEST(ValidateTest, MaxTokensThatNobodySays) {
   params.max_tokens = 47;  // a default, no limit
   EXPECT_EQ(max_tokens(3), 47u);
   params = GenerateParams();
-  model.sampling = SamplingDefaults();
+  model.defaults = GenerationDefaults();
   EXPECT_EQ(max_tokens(3), 47u);
 }
 

@@ -224,6 +224,7 @@ TEST(StepMeterTest, StepsAndRanksAreCountedOnceAndHeartbeatsAreNotSteps) {
     result.set_idle_before_ns(500'000'000);
     result.set_rows(3);
     result.set_tokens_computed(40);
+    result.set_expert_tokens(70 + rank);
     auto* interval = result.add_intervals();
     interval->set_kind(cluster::v1::DeviceInterval::COLLECTIVE);
     interval->set_duration_ns(250'000'000);
@@ -238,6 +239,7 @@ TEST(StepMeterTest, StepsAndRanksAreCountedOnceAndHeartbeatsAreNotSteps) {
     result.set_step(2);
     result.set_rows(0);
     result.clear_intervals();
+    result.clear_expert_tokens();
     result.set_step_ns(0);
     result.set_idle_before_ns(0);
   }
@@ -248,6 +250,8 @@ TEST(StepMeterTest, StepsAndRanksAreCountedOnceAndHeartbeatsAreNotSteps) {
         "tessera_step_time_seconds_sum{model_name=\"b\"} 2",
         "tessera_step_rows_sum{model_name=\"b\"} 3", "tessera_step_tokens_sum{model_name=\"b\"} 40",
         "tessera_rank_steps_total{group=\"4\",rank=\"1\"} 2",
+        "tessera_rank_expert_tokens_total{group=\"4\",rank=\"0\"} 70",
+        "tessera_rank_expert_tokens_total{group=\"4\",rank=\"1\"} 71",
         "tessera_rank_device_seconds_total{group=\"4\",kind=\"collective\",rank=\"0\"} 0.25",
         "tessera_rank_device_seconds_total{group=\"4\",kind=\"idle\",rank=\"0\"} 0.5",
         "tessera_rank_device_seconds_total{group=\"4\",kind=\"overhead\",rank=\"1\"} 1.75"}) {

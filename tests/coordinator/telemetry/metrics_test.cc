@@ -31,6 +31,7 @@ std::map<std::string, std::string> ExposedFamilies() {
   metrics.CountGrpc("Generate", "OK");
   metrics.ObserveRank(0, 0, 1, 1, 1);
   metrics.AddRankDeviceSeconds(0, 0, "compute", 1);
+  metrics.AddRankExpertTokens(0, 0, 1);
   metrics.tenant("t");
   metrics.CountTenantFinished("t", "stop");
   metrics.CountTenantRefused("t", "tokens_per_minute");

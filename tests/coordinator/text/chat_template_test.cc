@@ -238,6 +238,24 @@ TEST_F(ChatTemplateFiles, StringListAndFile) {
   EXPECT_EQ(Render(R"({"tools": []})"), "file tools");
 }
 
+TEST_F(ChatTemplateFiles, TheOrderOfPlaces) {
+  Write("chat_template.json", R"({"chat_template": "last"})");
+  EXPECT_EQ(Render("{}"), "last");
+  Write("tokenizer_config.json", R"({"chat_template": "config"})");
+  EXPECT_EQ(Render("{}"), "config");
+  Write("additional_chat_templates/tool_use.jinja", "tools alone");
+  EXPECT_EQ(Render(R"({"tools": []})"), "tools alone") << "files go before the config";
+  EXPECT_THAT(Render("{}"), HasSubstr("none is named 'default'"));
+  Write("mine.jinja", "mine");
+  const auto tokenizer = LoadTokenizer("qwen");
+  const auto mine = ChatTemplate::Load(dir_, tokenizer, dir_ / "mine.jinja");
+  ASSERT_TRUE(mine.ok()) << mine.status();
+  EXPECT_EQ((*mine)->Render(R"({"tools": []})", absl::UnixEpoch())->text, "mine");
+  const absl::Status missing = ChatTemplate::Load(dir_, tokenizer, dir_ / "none.jinja").status();
+  EXPECT_EQ(missing.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(missing.message()), HasSubstr("none.jinja"));
+}
+
 TEST_F(ChatTemplateFiles, DamagedConfigIsNamed) {
   Write("tokenizer_config.json", "{");
   EXPECT_THAT(Render("{}"), HasSubstr("tokenizer_config.json: not a JSON object"));

@@ -29,7 +29,13 @@ class Case:
     qk_gain: float = 1.8
     embedding: float = 0.6
     head: float = 1.6
+    bias: float = 0.4  # standard deviation
     norm_means: dict = dataclasses.field(default_factory=dict)
+    # Of experts: factors on the router and on what they return, deviation of correction biases.
+    router: float = 2.5
+    expert_out: float = 0.8
+    correction: float = 0.2
+    float8: tuple = None  # rows and columns of a block of weights with one scale
     # "sdpa": two ways of the reference to attend; "double" where only one of them is right.
     spread: str = "sdpa"
 
@@ -191,4 +197,84 @@ PHI = [
          [27, 60], "phi3", embedding=0.2, qk_gain=1.3),
 ]
 
-CASES = LLAMA + MISTRAL + QWEN + GEMMA + PHI
+EXPERTS = [
+    # 8x7B, 8x22B
+    Case("mixtral", ["experts", "routing_norm", "gqa", "bfloat16"], [1, 2, 4],
+         config(hidden_size=40, intermediate_size=28, num_attention_heads=4, num_key_value_heads=2,
+                vocab_size=131, num_local_experts=8, num_experts_per_tok=2, rope_theta=1000000.0,
+                sliding_window=None), [5, 66], "mixtral"),
+    # Eleven experts do not divide; the layer in the middle has none.
+    Case("qwen3_moe", ["experts", "routing_norm", "dense_layers", "qk_norm", "head_dim", "gqa",
+                       "bfloat16"], [1, 2, 4],
+         config(num_hidden_layers=3, hidden_size=36, intermediate_size=52, num_attention_heads=4,
+                num_key_value_heads=2, head_dim=14, vocab_size=127, num_experts=11,
+                num_experts_per_tok=3, moe_intermediate_size=18, norm_topk_prob=True,
+                mlp_only_layers=[1]), [4, 57], "qwen3_moe",
+         norm_means={"q_norm.weight": 2.0, "k_norm.weight": 2.0}, head=1.3, expert_out=0.6),
+    # 1.5-MoE, 2-57B
+    Case("qwen2_moe", ["experts", "raw_routing", "shared_expert", "shared_gate", "qkv_bias", "gqa",
+                       "bfloat16"], [1, 2, 4],
+         config(hidden_size=40, intermediate_size=44, num_attention_heads=4, num_key_value_heads=2,
+                vocab_size=137, num_experts=10, num_experts_per_tok=3, moe_intermediate_size=14,
+                shared_expert_intermediate_size=28, norm_topk_prob=False), [5, 61], "qwen2_moe",
+         head=1.3, expert_out=0.6),
+    # Phi-3.5-MoE
+    Case("phi_moe", ["experts", "sparse_mixer", "layer_norm", "head_bias", "attention_bias",
+                     "rope_longrope_long", "gqa", "bfloat16"], [1, 2, 4],
+         config(hidden_size=40, intermediate_size=20, num_attention_heads=4, num_key_value_heads=2,
+                vocab_size=121, num_local_experts=10, num_experts_per_tok=2,
+                router_jitter_noise=0.2, attention_bias=True, lm_head_bias=True, sliding_window=512,
+                rope_scaling={**longrope(5), "short_mscale": 1.1, "long_mscale": 1.25,
+                              "original_max_position_embeddings": 24}), [28, 66], "phimoe",
+         head=1.5, expert_out=0.12, qk_gain=1.45, bias=0.15),
+]
+
+
+def deepseek(name, features, tp, config_values, prompt_lengths, **values):
+    values = {"qk_gain": 1.6, "head": 1.3, "expert_out": 0.5, **values}
+    base = dict(num_hidden_layers=3, hidden_size=40, intermediate_size=44, num_attention_heads=4,
+                num_key_value_heads=4, kv_lora_rank=20, qk_nope_head_dim=10, qk_rope_head_dim=6,
+                v_head_dim=12, first_k_dense_replace=1, moe_intermediate_size=16, moe_layer_freq=1)
+    return Case(name, ["latent", "experts", "dense_layers", "shared_expert", "bfloat16"] + features, tp,
+                config(**{**base, **config_values}), prompt_lengths, **values)
+
+
+def yarn(mscale, mscale_all):
+    return {"rope_type": "yarn", "type": "yarn", "factor": 4.0, "beta_fast": 4, "beta_slow": 1,
+            "mscale": mscale, "mscale_all_dim": mscale_all, "original_max_position_embeddings": 32}
+
+
+DEEPSEEK = [
+    # V2-Lite: queries from the hidden state, the best experts whatever their group
+    deepseek("deepseek_v2_lite", ["raw_routing", "rope_yarn", "mscale"], [1, 2, 4],
+             dict(vocab_size=127, q_lora_rank=None, n_routed_experts=9, num_experts_per_tok=3,
+                  n_shared_experts=2, topk_method="greedy", scoring_func="softmax",
+                  norm_topk_prob=False, routed_scaling_factor=1.0, n_group=1, topk_group=1,
+                  rope_scaling=yarn(1.1, 0.707)), [5, 71], model_type="deepseek_v2"),
+    # V2
+    deepseek("deepseek_v2", ["raw_routing", "rope_yarn", "mscale", "query_rank", "expert_groups",
+                             "routed_scale"], [1, 2, 4, 8],
+             dict(vocab_size=113, num_attention_heads=8, num_key_value_heads=8, q_lora_rank=18,
+                  n_routed_experts=12, num_experts_per_tok=3, n_shared_experts=1,
+                  topk_method="group_limited_greedy", scoring_func="softmax", norm_topk_prob=False,
+                  routed_scaling_factor=3.0, n_group=4, topk_group=2, rope_scaling=yarn(1.3, 0.5),
+                  intermediate_size=48), [4, 60], model_type="deepseek_v2"),
+    # V3 and R1 as they were trained, and as they are published
+    deepseek("deepseek_v3", ["sigmoid_routing", "correction_bias", "routing_norm", "routed_scale",
+                             "expert_groups", "rope_yarn", "mscale", "query_rank"], [1, 2, 4],
+             dict(vocab_size=131, q_lora_rank=22, n_routed_experts=12, num_experts_per_tok=3,
+                  n_shared_experts=1, topk_method="noaux_tc", scoring_func="sigmoid",
+                  norm_topk_prob=True, routed_scaling_factor=2.5, n_group=4, topk_group=2,
+                  rope_scaling=yarn(1.2, 0.6)), [3, 68], model_type="deepseek_v3", qk_gain=1.7,
+             head=1.1, expert_out=0.12),
+    deepseek("deepseek_v3_float8", ["sigmoid_routing", "correction_bias", "routing_norm",
+                                    "routed_scale", "expert_groups", "rope_yarn", "mscale",
+                                    "query_rank", "float8"], [1, 2, 4],
+             dict(vocab_size=109, q_lora_rank=26, n_routed_experts=16, num_experts_per_tok=4,
+                  n_shared_experts=1, topk_method="noaux_tc", scoring_func="sigmoid",
+                  norm_topk_prob=True, routed_scaling_factor=1.5, n_group=4, topk_group=3,
+                  rope_scaling=yarn(1.25, 0.8)), [4, 63], model_type="deepseek_v3", float8=(14, 18),
+             qk_gain=1.7, head=1.1, expert_out=0.12),
+]
+
+CASES = LLAMA + MISTRAL + QWEN + GEMMA + PHI + EXPERTS + DEEPSEEK

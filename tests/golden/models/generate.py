@@ -12,8 +12,8 @@ logits.f32 and logits.bf16 (raw, little-endian, prompt after prompt, [positions,
 
 A random model with small weights attends to everything alike and would not notice a wrong rotation
 or a wrong head. So query and key are scaled up and a seed is taken only if the median entropy of
-attention is below half of uniform, the greedy path is varied, no step of it is close to a tie, and
-bfloat16 costs the reference itself little.
+attention is below half of uniform, experts are used unevenly, the greedy path is varied, no step of
+it is close to a tie, and bfloat16 costs the reference itself little.
 """
 
 import argparse
@@ -29,8 +29,8 @@ import transformers
 from transformers import AutoTokenizer
 
 from cases import CASES
-from reference import (entropy_ratio, forward, greedy, load, num_parameters, random_model, ropes,
-                       roughness, spread)
+from reference import (entropy_ratio, expert_ratio, forward, greedy, load, num_parameters,
+                       random_model, ropes, roughness, save, spread)
 
 HERE = pathlib.Path(__file__).resolve().parent
 DEMO = HERE.parents[2] / "deploy" / "demo-model"
@@ -38,6 +38,7 @@ REFERENCE_SPREAD_MAX = 3e-5  # between the reference's own ways to compute the s
 MARGIN_MIN = 2.5e-3  # of greedy steps, far above the tolerance
 DISTINCT_MIN = 16  # different tokens among the greedy ones
 ENTROPY_MAX = 0.48
+EXPERT_RATIO_MIN = 1.5  # the most wanted expert to the mean, where there are experts
 DIVERGENCE_MEAN = 1e-3  # nats; what bfloat16 may cost
 SEEDS_MAX = 400
 
@@ -53,6 +54,9 @@ def why_not(case, directory, prompts):
     ratio = entropy_ratio(model, [p for p in prompts if len(p) > 4])
     if not ratio < ENTROPY_MAX:
         return f"entropy {ratio:.2f}"
+    uneven = expert_ratio(model, prompts)
+    if 0 < uneven < EXPERT_RATIO_MIN:
+        return f"experts {uneven:.2f}"
     paths = [greedy(model, p, case.greedy) for p in prompts]
     varied = min(len(set(tokens)) for tokens, _ in paths)
     if varied < DISTINCT_MIN:
@@ -74,7 +78,7 @@ def make_checkpoint(case, directory):
     reasons = collections.Counter()
     for seed in range(SEEDS_MAX):
         shutil.rmtree(directory, ignore_errors=True)
-        random_model(case, seed).save_pretrained(directory, max_shard_size=case.shard_bytes)
+        save(case, random_model(case, seed), directory)
         generator = np.random.default_rng(seed)
         prompts = [generator.integers(3, case.text["vocab_size"], n).tolist()
                    for n in case.prompt_lengths]
@@ -119,7 +123,8 @@ def write_golden(name, directory, prompts, features, tp, keep=None, seed=None, c
         bf16_divergence_max=3 * float(divergences.max()),
         bf16_divergence_mean=max(DIVERGENCE_MEAN, 1.5 * float(divergences.mean())),
         entropy_ratio=entropy_ratio(model, [p for p in prompts if len(p) > 4]),
-        ropes=ropes(model),
+        expert_ratio=expert_ratio(model, prompts),
+        ropes=ropes(model, max(map(len, prompts))),
         sha256={f: hashlib.sha256((directory / f).read_bytes()).hexdigest() for f in files},
         prompts=items)
     out.mkdir(exist_ok=True)

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -82,6 +83,7 @@ absl::StatusOr<Golden> Parse(const std::string& name, const fs::path& dir, const
                             rope.at("attention_factor").get<double>()});
   }
   golden.entropy_ratio = json.at("entropy_ratio").get<double>();
+  golden.expert_ratio = json.value("expert_ratio", 0.0);
   if (absl::Status status = CheckWeights(golden.model_dir, json, name); !status.ok()) return status;
 
   absl::StatusOr<std::string> logits = ReadFile(dir / "logits.f32");
@@ -113,6 +115,12 @@ absl::StatusOr<Golden> Parse(const std::string& name, const fs::path& dir, const
   return golden;
 }
 
+// Where this program was built, or where it was carried to.
+fs::path GoldenDir() {
+  const char* carried = std::getenv("TESSERA_GOLDEN_DIR");
+  return carried != nullptr ? carried : TESSERA_GOLDEN_DIR;
+}
+
 }  // namespace
 
 bool Golden::Has(const std::string& feature) const {
@@ -121,7 +129,7 @@ bool Golden::Has(const std::string& feature) const {
 
 std::vector<std::string> CaseNames() {
   std::vector<std::string> names;
-  for (const fs::directory_entry& entry : fs::directory_iterator(TESSERA_GOLDEN_DIR)) {
+  for (const fs::directory_entry& entry : fs::directory_iterator(GoldenDir())) {
     if (fs::exists(entry.path() / "golden.json")) names.push_back(entry.path().filename().string());
   }
   std::sort(names.begin(), names.end());
@@ -129,7 +137,7 @@ std::vector<std::string> CaseNames() {
 }
 
 absl::StatusOr<Golden> Read(const std::string& name) {
-  const fs::path dir = fs::path(TESSERA_GOLDEN_DIR) / name;
+  const fs::path dir = GoldenDir() / name;
   absl::StatusOr<std::string> text = ReadFile(dir / "golden.json");
   if (!text.ok()) return text.status();
   try {

@@ -60,6 +60,9 @@ struct Golden {
   int64_t parameters = 0;    // of the model, tied ones once
   std::vector<Rope> ropes;   // in the order of ModelSpec::ropes
   double entropy_ratio = 0;  // median attention entropy / entropy of uniform attention, < 0.5
+  // Tokens of the most wanted expert / tokens of an expert on average, least over layers; 0 without
+  // experts.
+  double expert_ratio = 0;
   std::vector<Prompt> prompts;
 
   bool Has(const std::string& feature) const;

@@ -479,4 +479,5 @@ def main():
     write(HERE / "templates.json", cases)
 
 
-main()
+if __name__ == "__main__":
+    main()

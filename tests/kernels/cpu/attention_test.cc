@@ -59,8 +59,7 @@ class Model {
            .block_size = layer.block_size,
            .num_heads = layer.kv_heads,
            .head_size = layer.head_size};
-    const int64_t bytes = static_cast<int64_t>(device_.ops().KvLayerBytes(
-        kv_.dtype, kBlocks, kv_.block_size, kv_.num_heads, kv_.head_size));
+    const int64_t bytes = static_cast<int64_t>(device_.ops().KvLayerBytes(kv_));
     kv_.storage = device_.Output(DType::kUInt8, {bytes});  // every slot NaN
     for (int64_t i = 0; i < layer.rotary / 2; ++i) {
       frequency_.push_back(std::pow(100.0f, -2.0f * static_cast<float>(i) / layer.rotary));

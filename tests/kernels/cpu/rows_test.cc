@@ -48,6 +48,47 @@ TEST_P(RowsTest, RmsNorm) {
   }
 }
 
+TEST_P(RowsTest, LayerNorm) {
+  Numbers numbers(49);
+  for (DType dtype : kTypes) {
+    for (int64_t n : kWidths) {
+      const auto x = Rounded(dtype, numbers.Normal(3 * n, 4.0f));
+      const auto weight = Rounded(dtype, numbers.Normal(n));
+      const auto bias = Rounded(dtype, numbers.Normal(n));
+      // On its own, and behind the sum of two streams.
+      const auto run = [&](const Backend& backend, bool added) {
+        Device device(backend);
+        const TensorView out = device.Output(dtype, {3, n});
+        const NormSpec norm{.weight = device.Put(dtype, {n}, weight),
+                            .bias = device.Put(dtype, {n}, bias),
+                            .eps = kEps};
+        if (added) {
+          const std::vector<float> zeros(static_cast<size_t>(3 * n));
+          device.ops().AddResidualNorm(device.context(), out, device.Put(dtype, {3, n}, x),
+                                       device.Put(kF32, {3, n}, zeros), TensorView(), norm);
+        } else {
+          device.ops().RmsNorm(device.context(), out, device.Put(dtype, {3, n}, x), norm);
+        }
+        return device.Get(out);
+      };
+      const auto got = run(GetParam(), false);
+      ExpectSameBits(got, run(Plain(), false), "plain");
+      ExpectSameBits(run(GetParam(), true), got, "added");
+      for (int64_t row = 0; row < 3; ++row) {
+        double mean = 0;
+        for (int64_t i = 0; i < n; ++i) mean += x[row * n + i] / static_cast<double>(n);
+        double squares = 0;
+        for (int64_t i = 0; i < n; ++i) squares += std::pow(x[row * n + i] - mean, 2);
+        const double deviation = std::sqrt(squares / static_cast<double>(n) + kEps);
+        for (int64_t i = 0; i < n; ++i) {
+          const double want = (x[row * n + i] - mean) / deviation * weight[i] + bias[i];
+          ASSERT_NEAR(got[row * n + i], want, Tolerance(dtype, want, 1e-4)) << row << " " << i;
+        }
+      }
+    }
+  }
+}
+
 // One call of AddResidualNorm on two rows and what must come of it, from `numbers`.
 void CheckAddResidualNorm(const Backend& backend, DType dtype, int64_t n, bool with_bias,
                           bool norm_sum, Numbers& numbers) {

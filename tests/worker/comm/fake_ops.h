@@ -32,6 +32,7 @@ class FakeOps : public Ops {
   void CopyToHost(const ExecContext&, void*, const void*, size_t) override { Unused(); }
   absl::Status Synchronize(const ExecContext&) override { Unused(); }
   size_t WorkspaceBytes(int64_t, int64_t, int64_t) override { return 0; }
+  size_t ExpertsWorkspaceBytes(int64_t, const ExpertSizes&) override { return 0; }
   absl::StatusOr<std::unique_ptr<Weight>> NewWeight(const WeightShape&) override { Unused(); }
   void PackRows(Weight&, int64_t, TensorView) override { Unused(); }
   void Embedding(const ExecContext&, TensorView, TensorView, TensorView, int64_t, float) override {
@@ -42,6 +43,22 @@ class FakeOps : public Ops {
     Unused();
   }
   void MatMulPartial(const ExecContext&, TensorView, TensorView, const Weight&) override {
+    Unused();
+  }
+  void MatMulHeads(const ExecContext&, TensorView, TensorView, const Weight&, int64_t) override {
+    Unused();
+  }
+  void RouteExperts(const ExecContext&, const Routing&, TensorView, TensorView,
+                    const RoutingSpec&) override {
+    Unused();
+  }
+  void ExpertsPartial(const ExecContext&, TensorView, TensorView, const Routing&,
+                      const ExpertShare&, const SharedExpert&, TensorView) override {
+    Unused();
+  }
+  void RopeAndStoreLatent(const ExecContext&, TensorView, TensorView, TensorView, const KvLayer&,
+                          const StepView&, const NormSpec&, const RopeSpec&,
+                          const AttentionSpec&) override {
     Unused();
   }
   void RopeAndStoreKv(const ExecContext&, TensorView, const KvLayer&, const StepView&,
@@ -57,7 +74,7 @@ class FakeOps : public Ops {
   }
   void SoftCap(const ExecContext&, TensorView, float) override { Unused(); }
   void GatherRows(const ExecContext&, TensorView, TensorView, TensorView) override { Unused(); }
-  size_t KvLayerBytes(DType, int64_t, int64_t, int64_t, int64_t) override { return 0; }
+  size_t KvLayerBytes(const KvLayer&) override { return 0; }
   void CopyBlocks(const ExecContext&, const KvLayer&, const std::vector<int32_t>&,
                   const std::vector<int32_t>&) override {
     Unused();

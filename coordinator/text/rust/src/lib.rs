@@ -7,6 +7,7 @@ mod encode;
 mod error;
 mod pieces;
 mod python;
+mod settings;
 mod template;
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -117,6 +118,8 @@ unsafe fn borrow_text<'a>(data: *const u8, size: usize, what: &str) -> Result<&'
 pub unsafe extern "C" fn tt_tokenizer_new(
     json: *const u8,
     size: usize,
+    settings: *const u8,
+    settings_size: usize,
     out: *mut *mut TtTokenizer,
     error: *mut TtBytes,
 ) -> i32 {
@@ -132,6 +135,7 @@ pub unsafe extern "C" fn tt_tokenizer_new(
             .with_truncation(None)
             .map_err(|e| Error::new(Code::Damaged, format!("tokenizer.json: truncation: {e}")))?;
         tokenizer.with_padding(None);
+        settings::apply(&mut tokenizer, borrow_text(settings, settings_size, "settings")?)?;
         let handle = TtTokenizer {
             encoder: Encoder::new(&tokenizer)?,
             controls: ControlTable::new(&tokenizer),

@@ -216,20 +216,19 @@ fn new_environment() -> Environment<'static> {
         out.write_str(&text).map_err(minijinja::Error::from)
     });
     environment.add_filter("tojson", tojson);
-    environment.add_filter("trim", |text: String, chars: Option<String>| {
-        python::strip(&text, chars.as_deref(), true, true).to_owned()
-    });
+    environment.add_filter(
+        "trim",
+        |value: Jinja, chars: Option<String>| -> std::result::Result<String, minijinja::Error> {
+            Ok(python::strip(&shown(&value)?, chars.as_deref(), true, true).to_owned())
+        },
+    );
     environment.add_filter(
         "string",
         |value: Jinja| -> std::result::Result<Jinja, minijinja::Error> {
             if value.as_str().is_some() {
                 return Ok(value);
             }
-            let mut text = String::new();
-            if !value.is_undefined() {
-                python::write_str(&mut text, &value, 0)?;
-            }
-            Ok(Jinja::from(text))
+            Ok(Jinja::from(shown(&value)?))
         },
     );
     let raise = |message: String| -> std::result::Result<Jinja, minijinja::Error> {
@@ -237,6 +236,17 @@ fn new_environment() -> Environment<'static> {
     };
     environment.add_function("raise_exception", raise);
     environment
+}
+
+/// The text that a value is where a text is wanted.
+fn shown(value: &Jinja) -> std::result::Result<String, minijinja::Error> {
+    let mut text = String::new();
+    match value.as_str() {
+        Some(string) => text.push_str(string),
+        None if value.is_undefined() => {}
+        None => python::write_str(&mut text, value, 0)?,
+    }
+    Ok(text)
 }
 
 fn tojson(value: &Jinja, kwargs: Kwargs) -> std::result::Result<String, minijinja::Error> {
