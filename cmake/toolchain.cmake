@@ -21,12 +21,12 @@ endif()
 
 # x86-64-v3 (AVX2, FMA, F16C) is the floor of the CPU build; wider instructions are chosen at run time.
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-  add_compile_options(-march=x86-64-v3)
+  add_compile_options($<$<COMPILE_LANGUAGE:C,CXX>:-march=x86-64-v3>)
 endif()
 # Floating point means what is written: no contraction of a*b+c, so that every build rounds alike.
-add_compile_options(-ffp-contract=off)
+add_compile_options($<$<COMPILE_LANGUAGE:C,CXX>:-ffp-contract=off>)
 
-add_compile_options(-Wall -Wextra -Werror)
+add_compile_options("$<$<COMPILE_LANGUAGE:C,CXX>:-Wall;-Wextra;-Werror>")
 if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
   add_compile_options(-Wthread-safety)
 endif()

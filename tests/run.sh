@@ -9,7 +9,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-readonly STAGES=(install build unit integration simulation asan tsan clang fuzz)
+readonly STAGES=(install build unit integration simulation bundle cuda asan tsan clang fuzz)
 readonly FUZZ_SECONDS="${TESSERA_FUZZ_SECONDS:-15}"
 readonly JOBS="${TESSERA_JOBS:-$(nproc)}"
 
@@ -19,6 +19,8 @@ readonly ASAN_TESTS=(base_test models_test kernels_cpu_test worker_test worker_c
                      coordinator_engine_test coordinator_cluster_test coordinator_tenants_test
                      coordinator_api_test)
 readonly TSAN_TESTS=(kernels_cpu_test coordinator_engine_test coordinator_tenants_test)
+
+readonly CUDA_TARGETS=(gpu_test tessera-worker tessera-kernels-bench tessera-comm-bench)
 
 usage() { sed -n '2,9p' "$0" | sed 's/^# \{0,1\}//'; }
 
@@ -56,6 +58,17 @@ stage_unit() { run_ctest release --label-regex unit; }
 stage_integration() { ctest --test-dir build/release --output-on-failure --label-regex integration; }
 # Prints how many lives were lived, how fast, and which planted bugs were found by what.
 stage_simulation() { ctest --test-dir build/release --verbose --label-regex simulation; }
+# The release tree packed, unpacked elsewhere and run there.
+stage_bundle() { ctest --test-dir build/release --output-on-failure --label-regex bundle; }
+# Compiles and links everything for the GPU; without one the GPU's tests skip, the others run.
+stage_cuda() {
+  local nvcc="${TESSERA_CUDA_ROOT:-/opt/tessera/cuda}/nvidia/cu13/bin/nvcc"
+  if ! command -v nvcc >/dev/null && [ ! -x "$nvcc" ]; then
+    echo "skipped: no CUDA compiler; deploy/install-deps.sh --cuda installs one"
+    return 0
+  fi
+  configure cuda && build cuda --target "${CUDA_TARGETS[@]}" && run_ctest cuda --label-regex gpu
+}
 stage_asan() {
   configure asan && build asan --target "${ASAN_TESTS[@]}" &&
     LSAN_OPTIONS="suppressions=$PWD/tests/lsan-suppressions.txt" \
