@@ -112,8 +112,8 @@ int Run(const std::string& folder, uint64_t seeds, const std::string& only, bool
                 unit_tests ? (passes ? "pass" : "fail") : "-");
     std::fflush(stdout);
   }
-  std::printf("%d planted bugs, %d not seen, %d seen that get past every unit test\n",
-              searched, missed, invisible);
+  std::printf("%d planted bugs, %d not seen, %d seen that get past every unit test\n", searched,
+              missed, invisible);
   if (searched == 0) {
     std::printf("no planted bug is called %s\n", only.c_str());
     return 2;
