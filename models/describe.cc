@@ -116,7 +116,7 @@ std::string StoredText(const ModelSpec& spec) {
                           spec.float8.rows, spec.float8.columns);
   }
   if (spec.draft_layers > 0) {
-    absl::StrAppendFormat(&text, "; %d layers that draft further tokens are passed over",
+    absl::StrAppendFormat(&text, "; layers that draft further tokens: %d, passed over",
                           spec.draft_layers);
   }
   return text;

@@ -20,6 +20,9 @@ cmake --build --preset asan >/dev/null &&
   LSAN_OPTIONS="suppressions=$PWD/tests/lsan-suppressions.txt" \
     ctest --test-dir build/asan --label-regex unit --output-on-failure --timeout 3600 || failed=1
 
+printf '\n== the release tree packed, unpacked elsewhere and run there\n'
+ctest --test-dir build/release --label-regex bundle --output-on-failure || failed=1
+
 printf '\n== the demo on a bare machine\n'
 if [ "$(id -u)" = 0 ] && command -v debootstrap >/dev/null; then
   tests/bare_machine.sh || failed=1

@@ -9,7 +9,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-readonly STAGES=(install build unit integration simulation bundle cuda asan tsan clang fuzz)
+readonly STAGES=(install build unit integration simulation cuda asan tsan clang fuzz)
 readonly FUZZ_SECONDS="${TESSERA_FUZZ_SECONDS:-15}"
 readonly JOBS="${TESSERA_JOBS:-$(nproc)}"
 
@@ -58,8 +58,6 @@ stage_unit() { run_ctest release --label-regex unit; }
 stage_integration() { ctest --test-dir build/release --output-on-failure --label-regex integration; }
 # Prints how many lives were lived, how fast, and which planted bugs were found by what.
 stage_simulation() { ctest --test-dir build/release --verbose --label-regex simulation; }
-# The release tree packed, unpacked elsewhere and run there.
-stage_bundle() { ctest --test-dir build/release --output-on-failure --label-regex bundle; }
 # Compiles and links everything for the GPU; without one the GPU's tests skip, the others run.
 stage_cuda() {
   local nvcc="${TESSERA_CUDA_ROOT:-/opt/tessera/cuda}/nvidia/cu13/bin/nvcc"

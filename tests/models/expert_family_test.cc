@@ -325,7 +325,8 @@ TEST(Describe, SaysWhatIsOfExperts) {
       AllOf(HasSubstr("128 of 128 + 64 elements, values of 128; the cache keeps 512 + 64"),
             HasSubstr("8 of 256, intermediate 2048, from 4 of 8 groups, beside one of 2048"),
             HasSubstr("in 58 of 61 layers"), HasSubstr("active         37."),
-            HasSubstr("float8 with a scale for 128 x 128"), HasSubstr("1 layers that draft"),
+            HasSubstr("float8 with a scale for 128 x 128"),
+            HasSubstr("draft further tokens: 1, passed over"),
             Not(HasSubstr("elements, elements"))));
   EXPECT_THAT(DescribeModel(SpecFrom(Phi35Moe()), ""),
               AllOf(HasSubstr("layer norms"), HasSubstr("head"), HasSubstr("2 of 16")));
