@@ -141,14 +141,14 @@ struct HeadShard {
   int64_t num_kv_heads = 0;
   int64_t kv_begin = 0;
 };
+HeadShard HeadsOf(const ModelSpec& spec, int rank, int tp);
+
 struct ExpertRange {
   int64_t begin = 0;
   int64_t count = 0;
 };
 // Experts of one rank: those of its slices. May be none where there are fewer than slices.
 ExpertRange ExpertsOf(const ModelSpec& spec, int rank, int tp);
-
-HeadShard HeadsOf(const ModelSpec& spec, int rank, int tp);
 
 }  // namespace tessera
 

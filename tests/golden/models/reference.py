@@ -122,10 +122,10 @@ def load(directory, dtype, attention="eager"):
 def load_float8(config, block, directory, dtype, attention):
     """The reference's own way to compute in float8 needs a GPU; so with weights taken back."""
     del config.quantization_config
-    tensors = {}
-    for name, weight in load_file(directory / "model.safetensors").items():
+    stored, tensors = load_file(directory / "model.safetensors"), {}
+    for name, weight in stored.items():
         if weight.dtype == torch.float8_e4m3fn:
-            scales = load_file(directory / "model.safetensors")[name + "_scale_inv"]
+            scales = stored[name + "_scale_inv"]
             weight = weight.float() * spread_scales(scales, weight.shape, block)
         if not name.endswith("_scale_inv"):
             tensors[name] = weight.to(dtype)
