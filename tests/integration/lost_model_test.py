@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import tempfile
@@ -110,6 +111,8 @@ class LostModelTest(unittest.TestCase):
                 reader.join(60)
                 self.assertFalse(reader.is_alive())
 
+            # Who asks and who looks at the screen are told by different threads.
+            wait_until(lambda: re.search(r"model \w+ is lost", server.output()), 10, "the screen")
             names = [name for name in readers if f"model {name} is lost" in server.output()]
             self.assertEqual(len(names), 1, server.output())
             lost, kept = names[0], "second" if names[0] == "first" else "first"
@@ -166,9 +169,9 @@ class LostModelTest(unittest.TestCase):
                     lines = server.output().count("\n")
                     os.kill(worker_pid(server, name), signal.SIGKILL)
                     wait_until(lambda: any(word in line for line in server.output().splitlines()[lines:]
-                                           for word in ("is ready again", "is lost")),
+                                           for word in ("is ready again", "model second is lost")),
                                30, f"what becomes of {name}")
-                    if "is lost" in server.output():
+                    if "model second is lost" in server.output():
                         break
                 self.assertIn("model second is lost: the model is not served any more: it cannot be "
                               "loaded again", server.output())
