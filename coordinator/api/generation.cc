@@ -145,7 +145,7 @@ void Generation::Take(RequestUpdate update, Delta* delta) {
     prompt_scores_ += static_cast<uint32_t>(details.prompt_logprobs.size());
     MoveOver(&details.prompt_logprobs, details.prompt_logprobs.size(), &delta->prompt_logprobs);
   }
-  if (!update.tokens.empty() || update.ended) {
+  if (!update.tokens().empty() || update.ended) {
     TESSERA_CHECK(update.choice < choices_.size()) << "there is no choice " << update.choice;
     Choice& choice = choices_[update.choice];
     TakeTokens(update, choice);
@@ -157,11 +157,11 @@ void Generation::Take(RequestUpdate update, Delta* delta) {
 void Generation::TakeTokens(RequestUpdate& update, Choice& choice) {
   const SamplingParams& sampling = request_->sampling;
   const size_t scored = update.details.has_value() ? update.details->logprobs.size() : 0;
-  TESSERA_CHECK(!sampling.logprobs || scored == update.tokens.size())
-      << scored << " log probabilities of " << update.tokens.size() << " tokens";
-  for (size_t i = 0; i < update.tokens.size(); ++i) {
+  TESSERA_CHECK(!sampling.logprobs || scored == update.tokens().size())
+      << scored << " log probabilities of " << update.tokens().size() << " tokens";
+  for (size_t i = 0; i < update.tokens().size(); ++i) {
     if (choice.ended) return;  // computed past a stop string: never emitted
-    const int32_t token = update.tokens[i];
+    const int32_t token = update.tokens()[i];
     choice.held.token_ids.push_back(token);
     if (sampling.logprobs) {
       choice.held.logprobs.push_back(std::move(update.details->logprobs[i]));

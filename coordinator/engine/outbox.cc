@@ -59,17 +59,17 @@ void Outbox::CountTokens(const RequestUpdate& update, absl::Time now, OpenReques
   TESSERA_CHECK(update.choice < open.choices.size())
       << "request " << update.request << " has no choice " << update.choice;
   Choice& choice = open.choices[update.choice];
-  const size_t count = update.tokens.size();
-  TESSERA_CHECK(!choice.ended || (count == 0 && !update.ended))
+  const bool is_empty = update.tokens().empty();
+  TESSERA_CHECK(!choice.ended || (is_empty && !update.ended))
       << "choice " << update.choice << " of request " << update.request << " has ended before";
   choice.ended |= update.ended;
-  if (count == 0) return;
+  if (is_empty) return;
   TESSERA_CHECK(update.first_index == choice.output_tokens)
       << "choice " << update.choice << " of request " << update.request << " gets token "
       << update.first_index << " after " << choice.output_tokens << " tokens";
   ModelMetrics& metrics = metrics_.model(open.request->model);
-  metrics.generation_tokens->Increment(static_cast<double>(count));
-  open.tenant->generation_tokens->Increment(static_cast<double>(count));
+  metrics.generation_tokens->Increment();
+  open.tenant->generation_tokens->Increment();
   if (!open.has_output) {
     open.has_output = true;
     const double prompt = static_cast<double>(open.request->prompt.size());
@@ -77,17 +77,10 @@ void Outbox::CountTokens(const RequestUpdate& update, absl::Time now, OpenReques
     open.tenant->prompt_tokens->Increment(prompt);
     metrics.time_to_first_token->Observe(absl::ToDoubleSeconds(now - open.request->arrival));
   }
-  size_t intervals = count;
-  if (choice.output_tokens == 0) {
-    choice.last_token = now;
-    --intervals;
+  if (choice.output_tokens > 0) {
+    metrics.inter_token_latency->Observe(absl::ToDoubleSeconds(now - choice.last_token));
   }
-  // Tokens that come together share the time since the last ones.
-  const double since = absl::ToDoubleSeconds(now - choice.last_token);
-  for (size_t i = 0; i < intervals; ++i) {
-    metrics.inter_token_latency->Observe(since / static_cast<double>(intervals));
-  }
-  choice.output_tokens += static_cast<uint32_t>(count);
+  ++choice.output_tokens;
   choice.last_token = now;
 }
 

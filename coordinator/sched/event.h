@@ -11,9 +11,9 @@
 #include <variant>
 #include <vector>
 
-#include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "base/rare.h"
 #include "coordinator/sched/request.h"
 #include "tessera/cluster/v1/step.pb.h"
@@ -111,8 +111,8 @@ struct TokenLogprobs {
 // are stop strings, the text side has answered for each of them. Cancelled, deadline, rejected and
 // error finish the whole request at once, without `ended`.
 //
-// One per sequence and step in steady decode, so it is kept within a cache line; what is rarely
-// there is behind a pointer.
+// One per sequence and step in steady decode, so it is kept within half a cache line; what is
+// rarely there is behind a pointer.
 struct RequestUpdate {
   // What comes with some updates only.
   struct Details {
@@ -131,24 +131,28 @@ struct RequestUpdate {
   };
 
   RequestUpdate() {}  // not an aggregate: making one must not write it twice
-  // One token of a choice.
-  RequestUpdate(RequestId request_in, uint32_t choice_in, uint32_t index, int32_t token)
-      : request(request_in), choice(choice_in), first_index(index), tokens(1, token) {}
+  RequestUpdate(RequestId request_in, uint16_t choice_in, uint32_t index, int32_t token_in)
+      : request(request_in), token(token_in), first_index(index), choice(choice_in) {}
+
+  // Newly committed tokens of the choice, the stop token that ends it included: one or none.
+  absl::Span<const int32_t> tokens() const {
+    return absl::MakeConstSpan(&token, token == kNoToken ? 0 : 1);
+  }
+
+  static constexpr int32_t kNoToken = -1;
 
   RequestId request = 0;
-  uint32_t choice = 0;
-  uint32_t first_index = 0;  // of tokens, among the choice's output tokens
-  // Newly committed, the stop token that ends the choice included; may be empty. Inlined: one
-  // token per step is the steady state and must not touch the heap.
-  absl::InlinedVector<int32_t, 4> tokens;
   Rare<Details> details;  // there when finished
+  int32_t token = kNoToken;
+  uint32_t first_index = 0;  // of the token, among the choice's output tokens
+  uint16_t choice = 0;
   bool ended = false;
   bool finished = false;
   // When ended: of the choice, kStop or kLength. When finished: of the request; kStop if any choice
   // stopped, else kLength, or what finished it at once.
   FinishReason reason = FinishReason::kStop;
 };
-static_assert(sizeof(RequestUpdate) <= 64);
+static_assert(sizeof(RequestUpdate) == 32);
 
 }  // namespace tessera
 

@@ -17,15 +17,19 @@
 
 namespace tessera {
 
-// A row of a plan in flight.
+// A row of a plan in flight. One per sequence and step: a quarter of a cache line.
 struct PlannedRow {
   Sequence* sequence = nullptr;
-  int32_t num_tokens = 0;       // computed by this row, >= 1
-  int32_t num_samples = 0;      // drawn behind its last token
-  int32_t num_scored = 0;       // prompt positions whose log probability comes back
-  bool wants_logprobs = false;  // of what is drawn
-  bool is_plain = false;        // one token computed, one drawn, nothing else comes back
+  int32_t num_tokens = 0;           // computed by this row, >= 1
+  uint16_t num_scored = 0;          // prompt positions whose log probability comes back
+  uint8_t num_samples = 0;          // drawn behind its last token
+  bool wants_logprobs : 1 = false;  // of what is drawn
+  bool is_plain : 1 = false;        // one token computed, one drawn, nothing else comes back
 };
+static_assert(sizeof(PlannedRow) == 16);
+
+inline constexpr int64_t kPlanRowsMax = 65535;  // scored ones are rows of logits too
+static_assert(kChoicesMax <= 255);
 
 struct PlanInFlight {
   uint64_t step = 0;

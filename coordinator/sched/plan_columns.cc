@@ -115,8 +115,8 @@ void PlanBuilder::AddRow(Sequence& sequence, int64_t tokens) {
   PlannedRow& row = next_.rows[static_cast<size_t>(i)];
   row.sequence = &sequence;
   row.num_tokens = static_cast<int32_t>(tokens);
-  row.num_scored = static_cast<int32_t>(sequence.NumScored(tokens));
-  row.num_samples = start + tokens < known ? 0 : static_cast<int32_t>(sequence.num_slots());
+  row.num_scored = static_cast<uint16_t>(sequence.NumScored(tokens));
+  row.num_samples = start + tokens < known ? 0 : static_cast<uint8_t>(sequence.num_slots());
   row.wants_logprobs = sequence.wants_logprobs;
   row.is_plain = tokens == 1 && row.num_samples == 1 && row.num_scored == 0 && !row.wants_logprobs;
   next_.tokens += static_cast<double>(tokens);
@@ -146,6 +146,11 @@ void PlanBuilder::AddRow(Sequence& sequence, int64_t tokens) {
   ++columns_.rows;
 }
 
+// Out of line: the loop that seldom needs it keeps its registers.
+[[gnu::noinline]] static void SetAside(Sequence& sequence, std::vector<Sequence*>& others) {
+  others.push_back(&sequence);
+}
+
 void PlanBuilder::AddNextTokens(std::vector<Sequence*>& others) {
   TESSERA_CHECK(columns_.rows == 0);
   const uint64_t step = next_.step;
@@ -154,12 +159,12 @@ void PlanBuilder::AddNextTokens(std::vector<Sequence*>& others) {
   const RowColumns columns = columns_;
   int64_t attended = 0;
   int row = 0;
-  const size_t count = group_.running.size();
-  for (size_t i = 0; i < count; ++i) {
-    if (i + kPrefetchAhead < count) Prefetch(*group_.running[i + kPrefetchAhead], /*all=*/false);
-    Sequence& sequence = *group_.running[i];
+  const absl::Span<Sequence* const> running = group_.running;
+  for (size_t i = 0; i < running.size(); ++i) {
+    Prefetch(*running[std::min(i + kPrefetchAhead, running.size() - 1)], /*all=*/false);
+    Sequence& sequence = *running[i];
     if (row == rows_max || !sequence.TakesNextTokenOnly(step)) {
-      others.push_back(&sequence);
+      SetAside(sequence, others);
       continue;
     }
     planned[row] = {.sequence = &sequence,

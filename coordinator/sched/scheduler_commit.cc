@@ -164,9 +164,7 @@ size_t Scheduler::State::CommitPlainRows(const GroupState& group, absl::Span<con
   RowCharges charges;
   size_t i = 0;
   for (; i < rows.size() && rows[i].is_plain; ++i) {
-    if (i + kPrefetchAhead < rows.size()) {
-      Prefetch(*rows[i + kPrefetchAhead].sequence, /*all=*/true);
-    }
+    Prefetch(*rows[std::min(i + kPrefetchAhead, rows.size() - 1)].sequence, /*all=*/true);
     Sequence& sequence = *rows[i].sequence;
     const int32_t token = sampled[i];
     if (!sequence.GrowsOnlyBy(token)) break;

@@ -69,7 +69,7 @@ void Scheduler::State::OnTextStop(const TextStop& event) {
   // out, and the text side drops them.
   std::erase_if(updates, [&](const RequestUpdate& update) {
     return update.request == event.request && update.choice == event.choice &&
-           !update.tokens.empty() && update.first_index >= kept;
+           !update.tokens().empty() && update.first_index >= kept;
   });
   if (sequence->status != SequenceStatus::kEnded) {
     EndChoice(*sequence, FinishReason::kStop, kept);

@@ -12,7 +12,8 @@ namespace tessera {
 
 Scheduler::State::State(SchedulerOptions options_in) : options(std::move(options_in)) {
   TESSERA_CHECK(options.block_size >= 1 && options.chunk_max >= 1 && options.waiting_max >= 1);
-  TESSERA_CHECK(options.rows_max >= 1 && options.tokens_max >= options.rows_max)
+  TESSERA_CHECK(options.rows_max >= 1 && options.rows_max <= kPlanRowsMax);
+  TESSERA_CHECK(options.tokens_max >= options.rows_max)
       << "tokens_max " << options.tokens_max << " must be at least rows_max " << options.rows_max
       << ", so that every running sequence gets on";
   TESSERA_CHECK(options.plans_in_flight_max == 1 || options.plans_in_flight_max == 2)

@@ -72,7 +72,7 @@ void FairnessCheck::Observe(const RequestUpdate& update) {
   const BookedRequest* booked = book_.Find(update.request);
   if (booked == nullptr) return;
   Tenant& tenant = tenants_[{booked->request->model, booked->request->tenant}];
-  tenant.service += kSampleCost * static_cast<double>(update.tokens.size()) / tenant.weight;
+  tenant.service += kSampleCost * static_cast<double>(update.tokens().size()) / tenant.weight;
   if (update.finished) tenant.waiting.erase(update.request);
 }
 

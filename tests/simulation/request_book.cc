@@ -93,7 +93,7 @@ void RequestBook::Take(const RequestUpdate& update, absl::Time now) {
     return Violate(Checker::kTokens, *booked,
                    absl::StrCat("choice ", update.choice, " of ", booked->choices.size()));
   }
-  if (update.tokens.empty() && DetailsOf(update).prompt_logprobs.empty() && !update.ended &&
+  if (update.tokens().empty() && DetailsOf(update).prompt_logprobs.empty() && !update.ended &&
       !update.finished) {
     Violate(Checker::kTokens, *booked, "an update that says nothing");
   }
@@ -124,7 +124,7 @@ void RequestBook::TakePromptScores(BookedRequest& booked, const RequestUpdate& u
 }
 
 void RequestBook::TakeTokens(BookedRequest& booked, const RequestUpdate& update) {
-  if (update.tokens.empty()) return;
+  if (update.tokens().empty()) return;
   BookedChoice& choice = booked.choices[update.choice];
   const ReferenceChoice& wanted = booked.reference.choices[update.choice];
   const auto name = [&](size_t index) {
@@ -139,12 +139,12 @@ void RequestBook::TakeTokens(BookedRequest& booked, const RequestUpdate& update)
     Violate(Checker::kUsage, booked, "tokens before the prompt's scores");
   }
   const bool scores = booked.request->sampling.logprobs;
-  if (DetailsOf(update).logprobs.size() != (scores ? update.tokens.size() : 0)) {
+  if (DetailsOf(update).logprobs.size() != (scores ? update.tokens().size() : 0)) {
     return Violate(Checker::kUsage, booked, "scores do not match the tokens");
   }
-  for (size_t i = 0; i < update.tokens.size(); ++i) {
+  for (size_t i = 0; i < update.tokens().size(); ++i) {
     const size_t index = choice.told.size();
-    if (index >= wanted.tokens.size() || wanted.tokens[index] != update.tokens[i]) {
+    if (index >= wanted.tokens.size() || wanted.tokens[index] != update.tokens()[i]) {
       Violate(Checker::kTokens, booked, name(index) + " differs from the undisturbed run");
     }
     if (choice.text_stop.has_value() && index > *choice.text_stop) {
@@ -154,7 +154,7 @@ void RequestBook::TakeTokens(BookedRequest& booked, const RequestUpdate& update)
         !SameScore(DetailsOf(update).logprobs[i], wanted.logprobs[index])) {
       Violate(Checker::kUsage, booked, name(index) + " is scored wrong");
     }
-    choice.told.push_back(update.tokens[i]);
+    choice.told.push_back(update.tokens()[i]);
   }
 }
 

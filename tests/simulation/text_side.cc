@@ -21,7 +21,7 @@ void TextSide::Read(const RequestUpdate& update) {
   Choice& choice = readers_[update.request].choices[update.choice];
   if (choice.answered) return;
   const std::vector<int32_t>& stop_ids = booked.request->sampling.stop_token_ids;
-  for (int32_t token : update.tokens) {
+  for (int32_t token : update.tokens()) {
     if (std::find(stop_ids.begin(), stop_ids.end(), token) != stop_ids.end()) break;
     choice.text.push_back(token);
   }

@@ -168,10 +168,10 @@ void Trace::Add(const StepPlan& plan, absl::Time now) {
 
 void Trace::Add(const RequestUpdate& update, absl::Time now) {
   Hash(update.request << 8 ^ update.choice);
-  HashAll(update.tokens);
+  HashAll(update.tokens());
   if (out_ == nullptr) return;
   std::string text = absl::StrCat("  update r", update.request, " choice ", update.choice, " from ",
-                                  update.first_index, ": ", absl::StrJoin(update.tokens, " "));
+                                  update.first_index, ": ", absl::StrJoin(update.tokens(), " "));
   if (update.ended) absl::StrAppend(&text, " ended ", FinishReasonName(update.reason));
   if (update.finished) {
     absl::StrAppend(&text, " finished ", FinishReasonName(update.reason), " ",

@@ -23,6 +23,7 @@ using cluster::v1::StepResult;
 constexpr int64_t kContext = 32768;  // tokens
 constexpr int64_t kPrompt = 64;      // tokens
 constexpr int64_t kBlockSize = 16;   // tokens
+constexpr int64_t kEarlierSteps = 5000;
 
 // A group in steady decode, answered by a rank that always samples token 7; one plan runs while the
 // next is queued, as in production.
@@ -40,17 +41,21 @@ class SteadyDecode {
     scheduler_ = std::make_unique<Scheduler>(options);
     const uint32_t blocks = static_cast<uint32_t>(sequences_ * (kContext / kBlockSize + 1));
     scheduler_->Apply(GroupReady{.group = 0, .epoch = 1, .model = 0, .num_blocks = {blocks}}, now_);
-    for (int64_t i = 0; i < sequences_; ++i) {
-      auto request = std::make_shared<Request>();
-      request->id = static_cast<RequestId>(i + 1);
-      request->prompt.assign(kPrompt, static_cast<int32_t>(i));
-      request->sampling.max_tokens = kContext;
-      request->sampling.stop_token_ids = {2};
-      scheduler_->Apply(NewRequest{std::move(request)}, now_);
+    // A server that has run for a while: earlier answers have left their memory behind.
+    Begin();
+    for (int64_t i = 0; i < kEarlierSteps; ++i) {
+      Answer();
+      Turn();
     }
-    steps_left_ = kContext - kPrompt - 4;
-    in_flight_ = scheduler_->Schedule(now_);
-    TESSERA_CHECK(in_flight_.size() == 2);
+    for (int64_t i = 0; i < sequences_; ++i) {
+      scheduler_->Apply(Cancel{.request = static_cast<RequestId>(i + 1)}, now_);
+    }
+    for (size_t i = in_flight_.size(); i > 0; --i) {
+      Answer();
+      scheduler_->Apply(done_, now_);
+    }
+    scheduler_->TakeUpdates(updates_);
+    Begin();
   }
 
   // What the ranks would say to the oldest plan.
@@ -82,7 +87,23 @@ class SteadyDecode {
   const StepPlan& plan() const { return in_flight_.back(); }
 
  private:
+  // Requests for all of the group's rows; two plans are in flight afterwards.
+  void Begin() {
+    for (int64_t i = 0; i < sequences_; ++i) {
+      auto request = std::make_shared<Request>();
+      request->id = next_id_++;
+      request->prompt.assign(kPrompt, static_cast<int32_t>(i));
+      request->sampling.max_tokens = kContext;
+      request->sampling.stop_token_ids = {2};
+      scheduler_->Apply(NewRequest{std::move(request)}, now_);
+    }
+    steps_left_ = kContext - kPrompt - 4;
+    in_flight_ = scheduler_->Schedule(now_);
+    TESSERA_CHECK(in_flight_.size() == 2);
+  }
+
   const int64_t sequences_;
+  RequestId next_id_ = 1;
   const absl::Time now_ = absl::UnixEpoch();
   std::unique_ptr<Scheduler> scheduler_;
   std::vector<StepPlan> in_flight_;

@@ -36,7 +36,7 @@ class OutboxTest : public ::testing::Test {
     RequestUpdate update;
     update.request = id;
     update.first_index = index;
-    update.tokens = {9};
+    update.token = 9;
     update.details.Make().first_scheduled = scheduled;
     return update;
   }
@@ -70,29 +70,27 @@ TEST_F(OutboxTest, UpdatesReachTheirStreamInOrderWithOneWakeWhileNobodyTakes) {
 TEST_F(OutboxTest, TimesAndTokensAreCountedOnce) {
   Open(1, 30);
   Publish(Token(1, 0, kStart + absl::Seconds(1)), kStart + absl::Seconds(3));
-  RequestUpdate two = Token(1, 1);
-  two.tokens = {4, 5};
-  Publish(two, kStart + absl::Seconds(4));
-  RequestUpdate end = Token(1, 3);
+  Publish(Token(1, 1), kStart + absl::Seconds(4));
+  RequestUpdate end = Token(1, 2);
   end.finished = true;
   end.reason = FinishReason::kLength;
-  end.details.Make().output_tokens = 4;
+  end.details.Make().output_tokens = 3;
   end.details.Make().cached_tokens = 16;
   EXPECT_EQ(Publish(end, kStart + absl::Seconds(6)).ended, 1);
   const std::string text = metrics_.Expose();
   for (const char* line :
        {"tessera_prompt_tokens_total{model_name=\"m\"} 30",
-        "tessera_generation_tokens_total{model_name=\"m\"} 4",
+        "tessera_generation_tokens_total{model_name=\"m\"} 3",
         "tessera_request_queue_time_seconds_sum{model_name=\"m\"} 1",
         "tessera_time_to_first_token_seconds_sum{model_name=\"m\"} 3",
-        "tessera_inter_token_latency_seconds_count{model_name=\"m\"} 3",
+        "tessera_inter_token_latency_seconds_count{model_name=\"m\"} 2",
         "tessera_inter_token_latency_seconds_sum{model_name=\"m\"} 3",
         "tessera_e2e_request_latency_seconds_sum{model_name=\"m\"} 6",
         "tessera_request_prompt_tokens_sum{model_name=\"m\"} 30",
-        "tessera_request_generation_tokens_sum{model_name=\"m\"} 4",
+        "tessera_request_generation_tokens_sum{model_name=\"m\"} 3",
         "tessera_cached_prompt_tokens_total{model_name=\"m\"} 16",
         "tessera_tenant_prompt_tokens_total{tenant=\"acme\"} 30",
-        "tessera_tenant_generation_tokens_total{tenant=\"acme\"} 4",
+        "tessera_tenant_generation_tokens_total{tenant=\"acme\"} 3",
         "tessera_tenant_requests_total{finish_reason=\"length\",tenant=\"acme\"} 1",
         "tessera_requests_total{finish_reason=\"length\",model_name=\"m\"} 1"}) {
     EXPECT_THAT(text, HasSubstr(line));
@@ -103,7 +101,7 @@ TEST_F(OutboxTest, ChoicesShareAStreamAndAreCountedTogether) {
   auto stream = Open(1, 30, 3);
   // The prompt's last row samples once for every choice; one of them ends with that.
   std::vector<RequestUpdate> first;
-  for (uint32_t choice = 0; choice < 3; ++choice) {
+  for (uint16_t choice = 0; choice < 3; ++choice) {
     RequestUpdate& update = first.emplace_back(Token(1, 0));
     update.choice = choice;
     update.details.Make().logprobs = {

@@ -78,8 +78,8 @@ class ReadingClient {
     if (end_.has_value()) Violate("an update after the terminal one");
     if (update.request != request_->id) Violate("an update of another request");
     Choice& choice = choices_.at(update.choice);
-    if (choice.ended && (!update.tokens.empty() || update.ended)) Violate("more after an end");
-    for (const int32_t token : update.tokens) {
+    if (choice.ended && (!update.tokens().empty() || update.ended)) Violate("more after an end");
+    for (const int32_t token : update.tokens()) {
       const size_t index = choice.tokens.size();
       if (index >= choice.expected.tokens.size() || choice.expected.tokens[index] != token) {
         Violate(absl::StrCat("choice ", update.choice, " token ", index, " differs"));

@@ -119,7 +119,7 @@ TEST_F(SchedulerChoicesTest, LogprobsComeWithTheirTokens) {
   RunToEnd();
   size_t scored = 0;
   for (const RequestUpdate& update : updates_) {
-    EXPECT_EQ(DetailsOf(update).logprobs.size(), update.tokens.size());
+    EXPECT_EQ(DetailsOf(update).logprobs.size(), update.tokens().size());
     for (const TokenLogprobs& token : DetailsOf(update).logprobs) EXPECT_EQ(token.top.size(), 2u);
     scored += DetailsOf(update).logprobs.size();
   }
@@ -163,7 +163,7 @@ TEST_F(SchedulerChoicesTest, PromptLogprobsComeOnceEachAlsoAfterALoss) {
       next += static_cast<uint32_t>(DetailsOf(update).prompt_logprobs.size());
       for (const TokenLogprobs& token : DetailsOf(update).prompt_logprobs)
         got.push_back(token.logprob);
-      has_token = has_token || !update.tokens.empty();
+      has_token = has_token || !update.tokens().empty();
     }
     EXPECT_EQ(got, expected);
   }

@@ -122,8 +122,8 @@ class SchedulerTest : public ::testing::Test {
     scheduler().TakeUpdates(taken);
     for (RequestUpdate& update : taken) {
       std::vector<int32_t>& tokens = tokens_of_[{update.request, update.choice}];
-      EXPECT_TRUE(update.tokens.empty() || update.first_index == tokens.size());
-      tokens.insert(tokens.end(), update.tokens.begin(), update.tokens.end());
+      EXPECT_TRUE(update.tokens().empty() || update.first_index == tokens.size());
+      tokens.insert(tokens.end(), update.tokens().begin(), update.tokens().end());
       if (update.choice == 0) tokens_[update.request] = tokens;
       if (update.finished) {
         const bool is_first =

@@ -83,9 +83,9 @@ class SimulationTest : public ::testing::Test {
     simulation_->Start();
   }
   void Take(const RequestUpdate& update) {
-    for (int32_t token : update.tokens) EXPECT_EQ(token, 7);
-    tokens_ += static_cast<int64_t>(update.tokens.size());
-    told_at_.insert(told_at_.end(), update.tokens.size(), simulation_->Now());
+    for (int32_t token : update.tokens()) EXPECT_EQ(token, 7);
+    tokens_ += static_cast<int64_t>(update.tokens().size());
+    told_at_.insert(told_at_.end(), update.tokens().size(), simulation_->Now());
     if (update.finished) ends_.push_back(update.reason);
   }
   void Note(const StepDone& done) {

@@ -169,7 +169,7 @@ class LongPromptRun {
   }
   void Note(const RequestUpdate& update) {
     EXPECT_FALSE(update.finished) << "request " << update.request << " ends too early";
-    if (update.tokens.empty()) return;
+    if (update.tokens().empty()) return;
     const absl::Time now = simulation_->Now();
     if (update.request == prompt_) {
       prompt_first_token_ = std::min(prompt_first_token_, now);

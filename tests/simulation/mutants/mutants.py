@@ -156,8 +156,8 @@ plant("failing-logits-of-other-choices", COMMIT, "std::any_of(tokens, tokens + c
 plant("choice-writes-on-its-siblings-block", COMMIT, "    child->may_share = true;", "    child->may_share = !MUTANT;")
 
 # Ends.
-plant("text-stop-keeps-overrun", EVENTS, "!update.tokens.empty() && update.first_index >= kept;",
-      "!update.tokens.empty() && update.first_index >= kept + (MUTANT ? 1 : 0);")
+plant("text-stop-keeps-overrun", EVENTS, "!update.tokens().empty() && update.first_index >= kept;",
+      "!update.tokens().empty() && update.first_index >= kept + (MUTANT ? 1 : 0);")
 plant("text-stop-drops-other-choices", EVENTS, "update.choice == event.choice &&",
       "(MUTANT || update.choice == event.choice) &&")
 plant("text-stop-behind-a-length", EVENTS, "  sequence->reason = FinishReason::kStop;",
