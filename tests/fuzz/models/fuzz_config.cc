@@ -4,8 +4,10 @@
 #include <cmath>
 
 #include "base/check.h"
+#include "models/generation_defaults.h"
 #include "models/memory_plan.h"
 #include "models/model_spec.h"
+#include "models/rotary.h"
 #include "models/weight_spec.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -20,8 +22,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   TESSERA_CHECK(spec->num_layers >= 1 && spec->num_layers <= tessera::kLayersMax);
   TESSERA_CHECK(spec->head_size % 2 == 0 && spec->num_heads % spec->num_kv_heads == 0);
   TESSERA_CHECK(tessera::ParameterCount(*spec) > 0);
-  for (const float frequency : tessera::RopeInverseFrequencies(*spec)) {
-    TESSERA_CHECK(std::isfinite(frequency) && frequency >= 0.0f);
+  TESSERA_CHECK(!spec->ropes.empty());
+  for (const tessera::RotarySpec& rope : spec->ropes) {
+    const tessera::RotaryTable table = tessera::MakeRotaryTable(rope, spec->context_max);
+    for (const float frequency : table.inverse_frequencies) {
+      TESSERA_CHECK(std::isfinite(frequency) && frequency >= 0.0f);
+    }
   }
   for (const int tp : tessera::kTensorParallelSizes) {
     if (!tessera::CheckTensorParallel(*spec, tp).ok()) continue;
