@@ -20,10 +20,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     return 0;
   }
   TESSERA_CHECK(spec->num_layers >= 1 && spec->num_layers <= tessera::kLayersMax);
-  TESSERA_CHECK(spec->head_size % 2 == 0 && spec->num_heads % spec->num_kv_heads == 0);
+  TESSERA_CHECK(spec->head_size > 0 && spec->num_heads % spec->num_kv_heads == 0);
   TESSERA_CHECK(tessera::ParameterCount(*spec) > 0);
   TESSERA_CHECK(!spec->ropes.empty());
   for (const tessera::RotarySpec& rope : spec->ropes) {
+    TESSERA_CHECK(rope.rotary_size % 2 == 0);
     const tessera::RotaryTable table = tessera::MakeRotaryTable(rope, spec->context_max);
     for (const float frequency : table.inverse_frequencies) {
       TESSERA_CHECK(std::isfinite(frequency) && frequency >= 0.0f);
