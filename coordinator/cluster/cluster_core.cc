@@ -24,7 +24,7 @@ std::vector<double> FlopsPerToken(const GroupManagerOptions& options) {
 
 std::vector<int> RanksPerGroup(const GroupManagerOptions& options) {
   std::vector<int> ranks;
-  for (const ModelTarget& model : options.models) ranks.push_back(model.memory.tp);
+  for (const ModelTarget& model : options.models) ranks.push_back(model.workers());
   return ranks;
 }
 

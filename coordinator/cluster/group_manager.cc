@@ -255,7 +255,7 @@ void GroupManager::FormGroups(absl::Time now, GroupActions& actions) {
   for (uint32_t index = 0; index < groups_.size(); ++index) {
     if (groups_[index].state != GroupState::kJoining || now < groups_[index].not_before) continue;
     const ModelTarget& model = options_.models[index];
-    const size_t wanted = static_cast<size_t>(model.memory.tp);
+    const size_t wanted = static_cast<size_t>(model.workers());
     const std::vector<uint64_t> chosen = PickWorkers(index, wanted, now);
     Notice notice;
     notice.group = index;
@@ -350,7 +350,9 @@ void GroupManager::Assign(uint32_t index, const std::vector<uint64_t>& chosen,
 
   std::set<std::string> hosts;
   for (uint64_t id : chosen) hosts.insert(workers_.at(id).hello.hardware().host_id());
+  const bool on_gpus = workers_.at(chosen.front()).hello.hardware().device() == "cuda";
   const pb::CommKind comm = chosen.size() == 1  ? pb::COMM_SOLO
+                            : on_gpus           ? pb::COMM_NCCL
                             : hosts.size() == 1 ? pb::COMM_SHARED_MEMORY
                                                 : pb::COMM_GLOO;
   for (size_t rank = 0; rank < chosen.size(); ++rank) {
@@ -370,7 +372,11 @@ void GroupManager::Assign(uint32_t index, const std::vector<uint64_t>& chosen,
     assign->set_epoch(group.epoch);
     assign->set_group(index);
     assign->set_rank(worker.rank);
-    assign->set_tp(static_cast<uint32_t>(chosen.size()));
+    assign->set_tp(static_cast<uint32_t>(model.memory.tp));
+    assign->set_load_format(model.load_format);
+    assign->set_quantize(request.float8_weights ? "fp8" : "");
+    assign->set_deterministic(model.deterministic);
+    assign->set_eager(model.eager);
     assign->set_pp(1);
     assign->set_model_name(model.name);
     assign->set_model_dir_name(model.dir_name);
@@ -428,10 +434,13 @@ void GroupManager::CheckReady(uint32_t index, absl::Time now, GroupActions& acti
   ready.epoch = group.epoch;
   ready.model = index;
   ready.num_blocks = group.num_blocks;
+  ready.num_ranks = static_cast<uint32_t>(group.ranks.size());
+  ready.assigned = group.formed_at;
   actions.events.push_back(std::move(ready));
 
   Notice notice;
   notice.kind = Notice::Kind::kReady;
+  notice.device = DeviceName(workers_.at(group.ranks.front()).hello.hardware());
   notice.group = index;
   notice.epoch = group.epoch;
   notice.seconds = absl::ToDoubleSeconds(now - group.formed_at);

@@ -39,8 +39,14 @@ struct ModelTarget {
   std::string dir_name;  // last component of the directory; workers look it up under --model-root
   std::string manifest_digest;
   ModelSpec spec;
-  MemoryRequest memory;     // tp, dtypes, step limits; the budget is filled in per group
-  uint64_t memory_max = 0;  // bytes one rank may use at most; 0: what its host has free
+  MemoryRequest memory;          // tp, dtypes, step limits; the budget is filled in per group
+  uint64_t memory_max = 0;       // bytes one rank may use at most; 0: what its host has free
+  std::string load_format = "";  // of Assign
+  bool deterministic = false;    // of Assign
+  bool eager = false;            // of Assign
+  bool solo = false;             // rank 0 of memory.tp alone, see COMM_SOLO
+
+  int workers() const { return solo ? 1 : memory.tp; }
 };
 
 struct GroupManagerOptions {

@@ -2,6 +2,8 @@
 
 #include "coordinator/cluster/notice.h"
 
+#include "absl/strings/str_cat.h"
+
 namespace tessera {
 
 const char* NoticeKindName(Notice::Kind kind) {
@@ -24,6 +26,11 @@ const char* NoticeKindName(Notice::Kind kind) {
       return "left";
   }
   return "unknown";
+}
+
+std::string DeviceName(const cluster::v1::Hardware& hardware) {
+  if (hardware.device() != "cpu") return hardware.device_name();
+  return absl::StrCat("cpu ", hardware.device_name());
 }
 
 }  // namespace tessera

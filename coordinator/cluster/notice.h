@@ -9,6 +9,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "tessera/cluster/v1/cluster.pb.h"
 
 namespace tessera {
 
@@ -28,6 +29,7 @@ struct Notice {
   uint32_t rank = 0;
   uint64_t epoch = 0;
   std::string worker;
+  std::string device;  // of kReady: DeviceName of rank 0
   std::string text;
   absl::Status status;
   uint64_t bytes_read = 0;
@@ -37,6 +39,9 @@ struct Notice {
 
 // The word for a kind in logs and in the JSON status lines.
 const char* NoticeKindName(Notice::Kind kind);
+
+// What prices are of: "NVIDIA H200", "cpu AMD EPYC 9654".
+std::string DeviceName(const cluster::v1::Hardware& hardware);
 
 using NoticeSink = std::function<void(const Notice&)>;
 

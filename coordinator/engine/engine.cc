@@ -19,7 +19,7 @@ absl::Status NoSuchModel(uint32_t model) {
 }  // namespace
 
 Engine::Engine(SchedulerOptions options, StepExecutor& executor, const Clock& clock,
-               Metrics& metrics, WaitingLimits limits)
+               Metrics& metrics, WaitingLimits limits, Ledger ledger)
     : executor_(executor),
       clock_(clock),
       metrics_(metrics),
@@ -28,7 +28,8 @@ Engine::Engine(SchedulerOptions options, StepExecutor& executor, const Clock& cl
               .bytes_max = limits.bytes_max},
       inbox_(limits_),
       scheduler_(std::move(options)),
-      outbox_(metrics),
+      ledger_(std::move(ledger)),
+      outbox_(metrics, ledger_),
       meter_(metrics),
       stats_(scheduler_.Stats()),
       return_times_(stats_.models.size()) {}
@@ -47,9 +48,20 @@ void Engine::Run() {
 void Engine::Turn(absl::Duration limit) {
   for (InboxItem& item : inbox_.WaitAndDrain(limit)) Take(std::move(item));
   const absl::Time now = clock_.Now();
-  for (cluster::v1::StepPlan& plan : scheduler_.Schedule(now)) executor_.Submit(std::move(plan));
+  for (cluster::v1::StepPlan& plan : scheduler_.Schedule(now)) {
+    ledger_.OnPlan(plan, now);
+    executor_.Submit(std::move(plan));
+  }
   scheduler_.TakeUpdates(updates_);
+  Publish(now);
+  if (now < ledger_due_) return;
+  ledger_.Settle(scheduler_, now);
+  ledger_due_ = now + kLedgerInterval;
+}
+
+void Engine::Publish(absl::Time now) {
   Settle(outbox_.Publish(absl::MakeSpan(updates_), now));
+  ledger_.OnClosed(scheduler_.TakeAccounts());
 }
 
 absl::Duration Engine::UntilWakeup() const {
@@ -63,6 +75,7 @@ void Engine::Take(InboxItem item) {
   }
   meter_.Observe(item.event, now);
   scheduler_.Apply(item.event, now);
+  ledger_.Observe(item.event, scheduler_, now);
 }
 
 void Engine::Settle(const TurnOutcome& outcome) {
@@ -78,11 +91,24 @@ void Engine::Stop() {
   if (stopping_.exchange(true)) return;
   inbox_.Push(Tick{});
   if (thread_.joinable()) thread_.join();
+  const absl::Time now = clock_.Now();
+  const absl::Status status = absl::UnavailableError("the server is shutting down");
+  // What the scheduler knows of ends there, so that what it has used is on record.
+  for (const RequestId id : outbox_.open()) {
+    scheduler_.Apply(Cancel{.request = id, .reason = FinishReason::kError}, now);
+  }
+  scheduler_.TakeUpdates(updates_);
+  for (RequestUpdate& update : updates_) {
+    if (update.finished) update.details.Make().error = status;
+  }
+  Publish(now);
   for (InboxItem& item : inbox_.Close()) {
     if (item.stream == nullptr) continue;
     outbox_.Open(std::get<NewRequest>(item.event).request, std::move(item.stream));
   }
-  Settle(outbox_.CloseAll(absl::UnavailableError("the server is shutting down"), clock_.Now()));
+  Settle(outbox_.CloseAll(status, now));
+  ledger_.Settle(scheduler_, now);
+  ledger_.CloseAll();
 }
 
 RequestId Engine::NextRequestId() { return next_request_id_.fetch_add(1); }

@@ -20,6 +20,7 @@
 #include "coordinator/engine/outbox.h"
 #include "coordinator/engine/request_stream.h"
 #include "coordinator/engine/step_meter.h"
+#include "coordinator/ledger/book/ledger.h"
 #include "coordinator/sched/event.h"
 #include "coordinator/sched/scheduler.h"
 #include "coordinator/sched/step_executor.h"
@@ -35,7 +36,7 @@ class Engine {
   // The executor, the clock and the metrics must outlive the engine. limits.requests_max is taken
   // from options.waiting_max.
   Engine(SchedulerOptions options, StepExecutor& executor, const Clock& clock, Metrics& metrics,
-         WaitingLimits limits = {});
+         WaitingLimits limits = {}, Ledger ledger = Ledger({}, {}));
   ~Engine();
 
   void Start();
@@ -78,6 +79,8 @@ class Engine {
   // How long nothing will happen unless an event comes.
   absl::Duration UntilWakeup() const;
   void Take(InboxItem item);
+  // Hands out what the scheduler has to tell.
+  void Publish(absl::Time now) ABSL_LOCKS_EXCLUDED(mutex_);
   // Makes the outcome of a turn visible to other threads.
   void Settle(const TurnOutcome& outcome) ABSL_LOCKS_EXCLUDED(mutex_);
   // A group of the model is ready, or was a short while ago and is expected back.
@@ -97,6 +100,8 @@ class Engine {
 
   // Engine thread only.
   Scheduler scheduler_;
+  Ledger ledger_;
+  absl::Time ledger_due_ = absl::InfinitePast();
   Outbox outbox_;
   StepMeter meter_;
   std::vector<RequestUpdate> updates_;  // of this turn

@@ -32,6 +32,7 @@ void Outbox::Open(std::shared_ptr<const Request> request, std::shared_ptr<Reques
   open.stream = std::move(stream);
   open.tenant = &metrics_.tenant(open.request->tenant);
   open.choices.resize(open.request->sampling.num_choices);
+  waiting_ages_.Begin(open.request->model, open.request->arrival);
   TESSERA_CHECK(open_.try_emplace(id, std::move(open)).second)
       << "request id " << id << " is used twice";
 }
@@ -42,6 +43,36 @@ uint32_t Outbox::OpenRequest::output_tokens() const {
   return sum;
 }
 
+// The choices begin together, with the prompt's last row.
+RequestFacts Outbox::OpenRequest::FactsAtEnd(const RequestUpdate& update, absl::Time now) const {
+  const auto since_arrival = [this](absl::Time time) {
+    return absl::ToDoubleSeconds(time - request->arrival);
+  };
+  RequestFacts facts;
+  facts.finish_reason = FinishReasonName(update.reason);
+  facts.ended = since_arrival(now);
+  facts.prompt_tokens = static_cast<uint32_t>(request->prompt.size());
+  facts.cached_tokens = update.details->cached_tokens;
+  facts.output_tokens = update.details->output_tokens;
+  facts.num_choices = static_cast<uint32_t>(choices.size());
+  facts.max_tokens = static_cast<uint32_t>(request->sampling.max_tokens);
+  if (update.details->first_scheduled != absl::InfiniteFuture()) {
+    facts.first_scheduled = since_arrival(update.details->first_scheduled);
+  }
+  if (!has_output) return facts;
+  facts.first_token = since_arrival(first_token);
+  for (const Choice& choice : choices) {
+    facts.longest_output = std::max(facts.longest_output, choice.output_tokens);
+    if (choice.output_tokens == 0) continue;
+    const double last = since_arrival(choice.last_token);
+    facts.last_token = std::max(facts.last_token, last);
+    if (choice.output_tokens < 2) continue;
+    facts.time_per_token =
+        std::max(facts.time_per_token, (last - facts.first_token) / (choice.output_tokens - 1));
+  }
+  return facts;
+}
+
 void Outbox::CountBegin(const RequestUpdate& update, OpenRequest& open, TurnOutcome& outcome) {
   if (!open.waiting) return;
   const absl::Time first_scheduled =
@@ -49,6 +80,7 @@ void Outbox::CountBegin(const RequestUpdate& update, OpenRequest& open, TurnOutc
   const bool scheduled = first_scheduled != absl::InfiniteFuture();
   if (!scheduled && !update.finished) return;
   open.waiting = false;
+  waiting_ages_.End(open.request->model, open.request->arrival);
   outcome.begun += CostOf(*open.request);
   if (!scheduled) return;
   metrics_.model(open.request->model)
@@ -72,6 +104,7 @@ void Outbox::CountTokens(const RequestUpdate& update, absl::Time now, OpenReques
   open.tenant->generation_tokens->Increment();
   if (!open.has_output) {
     open.has_output = true;
+    open.first_token = now;
     const double prompt = static_cast<double>(open.request->prompt.size());
     metrics.prompt_tokens->Increment(prompt);
     open.tenant->prompt_tokens->Increment(prompt);
@@ -88,15 +121,12 @@ void Outbox::CountEnd(const RequestUpdate& update, absl::Time now, const OpenReq
   const uint32_t model = open.request->model;
   metrics_.CountFinished(model, FinishReasonName(update.reason));
   metrics_.CountTenantFinished(open.request->tenant, FinishReasonName(update.reason));
+  ledger_.OnFinished(*open.request, update, now);
   if (update.reason == FinishReason::kRejected) {
     metrics_.CountRejected(model, RejectionReason(update.details->error));
     return;
   }
-  ModelMetrics& metrics = metrics_.model(model);
-  metrics.request_latency->Observe(absl::ToDoubleSeconds(now - open.request->arrival));
-  metrics.prompt_length->Observe(static_cast<double>(open.request->prompt.size()));
-  metrics.generation_length->Observe(static_cast<double>(update.details->output_tokens));
-  metrics.cached_prompt_tokens->Increment(static_cast<double>(update.details->cached_tokens));
+  metrics_.ObserveRequest(model, open.FactsAtEnd(update, now));
 }
 
 TurnOutcome Outbox::Publish(absl::Span<RequestUpdate> updates, absl::Time now) {
@@ -117,12 +147,21 @@ TurnOutcome Outbox::Publish(absl::Span<RequestUpdate> updates, absl::Time now) {
     ++outcome.ended;
     stream->Push(std::move(update));
   }
+  waiting_ages_.Tell(now);
   return outcome;
+}
+
+std::vector<RequestId> Outbox::open() const {
+  std::vector<RequestId> ids;
+  for (const auto& [id, open] : open_) ids.push_back(id);
+  std::sort(ids.begin(), ids.end());
+  return ids;
 }
 
 TurnOutcome Outbox::CloseAll(const absl::Status& status, absl::Time now) {
   std::vector<RequestUpdate> updates;
-  for (const auto& [id, open] : open_) {
+  for (const RequestId id : this->open()) {
+    const OpenRequest& open = open_.at(id);
     RequestUpdate& update = updates.emplace_back();
     update.request = id;
     update.finished = true;
@@ -131,8 +170,6 @@ TurnOutcome Outbox::CloseAll(const absl::Status& status, absl::Time now) {
     update.details.Make().prompt_tokens = static_cast<uint32_t>(open.request->prompt.size());
     update.details.Make().output_tokens = open.output_tokens();
   }
-  std::sort(updates.begin(), updates.end(),
-            [](const RequestUpdate& a, const RequestUpdate& b) { return a.request < b.request; });
   return Publish(absl::MakeSpan(updates), now);
 }
 

@@ -16,6 +16,8 @@
 #include "absl/types/span.h"
 #include "coordinator/engine/admission.h"
 #include "coordinator/engine/request_stream.h"
+#include "coordinator/engine/waiting_ages.h"
+#include "coordinator/ledger/book/ledger.h"
 #include "coordinator/sched/event.h"
 #include "coordinator/telemetry/metrics.h"
 
@@ -29,11 +31,12 @@ struct TurnOutcome {
 
 class Outbox {
  public:
-  explicit Outbox(Metrics& metrics) : metrics_(metrics) {}
+  Outbox(Metrics& metrics, Ledger& ledger) : metrics_(metrics), ledger_(ledger) {}
 
   void Open(std::shared_ptr<const Request> request, std::shared_ptr<RequestStream> stream);
   // Moves each update to its request's stream.
   TurnOutcome Publish(absl::Span<RequestUpdate> updates, absl::Time now);
+  std::vector<RequestId> open() const;  // in order
   // Ends every open request with kError and this status.
   TurnOutcome CloseAll(const absl::Status& status, absl::Time now);
 
@@ -50,8 +53,10 @@ class Outbox {
     absl::InlinedVector<Choice, 1> choices;
     bool waiting = true;      // nothing of it is known to run
     bool has_output = false;  // any choice has a token
+    absl::Time first_token;   // when has_output
 
     uint32_t output_tokens() const;
+    RequestFacts FactsAtEnd(const RequestUpdate& update, absl::Time now) const;
   };
 
   void CountBegin(const RequestUpdate& update, OpenRequest& open, TurnOutcome& outcome);
@@ -59,6 +64,8 @@ class Outbox {
   void CountEnd(const RequestUpdate& update, absl::Time now, const OpenRequest& open);
 
   Metrics& metrics_;
+  WaitingAges waiting_ages_{metrics_};
+  Ledger& ledger_;
   absl::flat_hash_map<RequestId, OpenRequest> open_;
 };
 

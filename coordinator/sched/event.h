@@ -16,6 +16,7 @@
 #include "absl/types/span.h"
 #include "base/rare.h"
 #include "coordinator/sched/request.h"
+#include "coordinator/sched/work.h"
 #include "tessera/cluster/v1/step.pb.h"
 
 namespace tessera {
@@ -78,6 +79,8 @@ struct GroupReady {
   uint64_t epoch = 0;
   uint32_t model = 0;
   std::vector<uint32_t> num_blocks;  // per KvGroup
+  uint32_t num_ranks = 1;
+  absl::Time assigned = absl::InfinitePast();  // when its ranks were told to load
 };
 
 // A group's ranks are gone; what was running there continues elsewhere or waits for the next epoch.
@@ -125,6 +128,7 @@ struct RequestUpdate {
     // When finished:
     uint32_t prompt_tokens = 0;
     uint32_t output_tokens = 0;  // of all choices, up to their ends
+    Work work;                   // so far: rows in flight may add overrun
     uint32_t cached_tokens = 0;  // prompt tokens that a prefix hit saved when it was first admitted
     // When its first row was planned; with the first tokens and when finished.
     absl::Time first_scheduled = absl::InfiniteFuture();

@@ -19,6 +19,7 @@
 #include "absl/types/span.h"
 #include "coordinator/sched/event.h"
 #include "coordinator/sched/sequence.h"
+#include "coordinator/sched/work.h"
 
 namespace tessera {
 
@@ -35,6 +36,7 @@ struct TenantState {
   double rate = 1;  // of `used` per token: 1 / weight
   double kv_share = 1;
   double used = 0;          // the virtual counter, in weighted tokens
+  Work work;                // since the start, as far as it is settled
   int64_t num_running = 0;  // sequences
   // Positions in the tables of its sequences that are kept, shared ones included.
   int64_t held_tokens = 0;
@@ -63,6 +65,7 @@ class FairQueue {
   // The tenant has used so many (unweighted) tokens.
   static void Charge(TenantState& tenant, double tokens) { tenant.used += tokens * tenant.rate; }
 
+  const std::map<std::string, TenantState>& tenants() const { return tenants_; }
   // In order of priority and arrival, tenant by tenant; for the rare look at everyone.
   std::vector<Sequence*> All() const;
   int64_t size() const { return size_; }

@@ -59,8 +59,11 @@ struct GroupState {
 
   // For ever.
   StepCost cost;
-  uint64_t steps = 0;         // answered, of all epochs, heartbeats included
-  absl::Time last_plan_time;  // or when the group became ready
+  StepCost::Terms cost_terms;  // of a few steps ago: they change slowly and take time to work out
+  StepForecast forecast;       // by these terms
+  double work_seconds = 0;     // GPU-seconds, shared out over rows
+  uint64_t steps = 0;          // answered, of all epochs, heartbeats included
+  absl::Time last_plan_time;   // or when the group became ready
   absl::Time last_progress = absl::InfinitePast();
 
   bool IsIdle() const { return running.empty() && in_flight.empty(); }

@@ -34,7 +34,7 @@ int64_t PlanBuilder::Wanted(const Sequence& sequence) {
   // All choices of a request come out of one row: nobody knows the sequences behind it yet.
   const int64_t pending = sequence.unforked ? 0 : int64_t{sequence.num_pending};
   const int64_t known = sequence.num_tokens() + pending;
-  return std::min(known, sequence.num_kv_tokens_max()) - sequence.num_scheduled_tokens;
+  return std::min<int64_t>(known, sequence.num_computable) - sequence.num_scheduled_tokens;
 }
 
 bool PlanBuilder::Hold(Sequence& sequence, int64_t tokens, bool may_take) {
@@ -59,10 +59,10 @@ bool PlanBuilder::Hold(Sequence& sequence, int64_t tokens, bool may_take) {
   sequence.has_news = true;
   sequence.may_share = false;
   const int64_t held =
-      std::max(blocks.BlocksFor(end) * blocks.block_size(), sequence.num_held_tokens);
+      std::max<int64_t>(blocks.BlocksFor(end) * blocks.block_size(), sequence.num_held_tokens);
   sequence.tenant->held_tokens +=
       blocks.KeptTokens(held) - blocks.KeptTokens(sequence.num_held_tokens);
-  sequence.num_held_tokens = held;
+  sequence.num_held_tokens = static_cast<int32_t>(held);
   return true;
 }
 

@@ -72,7 +72,9 @@ void PlanBuilder::AddReset(Sequence& sequence) {
   reset.set_row(static_cast<uint32_t>(columns_.rows));
   reset.set_num_prompt_tokens(static_cast<uint32_t>(sequence.num_prompt_tokens));
   reset.set_request_id(request.public_id);
+  reset.set_traceparent(request.traceparent);
   reset.set_choice(sequence.choice);
+  reset.set_long_rope(sequence.long_rope);
   CopySampling(request.sampling, sequence.scores_prompt, *reset.mutable_sampling());
   absl::Time& first = sequence.request->first_scheduled;
   first = std::min(first, now_);

@@ -66,7 +66,8 @@ struct CacheDomain {
 
 struct Request {
   RequestId id = 0;
-  std::string public_id;  // "cmpl-..." as the client and the logs see it
+  std::string public_id;    // "cmpl-..." as the client and the logs see it
+  std::string traceparent;  // W3C trace context, for logs and traces only
   std::string tenant = "default";
   uint32_t model = 0;           // index in the coordinator's model list
   std::vector<int32_t> prompt;  // token ids, at least one

@@ -88,6 +88,7 @@ SchedulerStats Scheduler::Stats() const {
     out.steps = group.steps;
     out.running = static_cast<int64_t>(group.running.size());
     out.last_progress = group.last_progress;
+    out.forecast = group.forecast;
     stats.running += out.running;
     ModelStats& model = stats.models[group.model];
     // Only until it is known how fast answers end: it looks at everyone.

@@ -17,6 +17,8 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "coordinator/sched/event.h"
+#include "coordinator/sched/step_cost.h"
+#include "coordinator/sched/work.h"
 #include "models/model_spec.h"
 #include "tessera/cluster/v1/step.pb.h"
 
@@ -25,6 +27,9 @@ namespace tessera {
 struct SchedulerModel {
   int64_t context_max = 0;  // tokens
   std::vector<KvGroup> kv_groups;
+  // Sequences of more tokens turn their positions by other factors, all of them (models/rotary.h):
+  // one that grows beyond is computed again from its beginning. 0: none does.
+  int64_t rope_switch = 0;
   // What else a block's content depends on: weights, adapter, KV dtype. Enters every block's hash.
   std::string cache_salt = {};
 };
@@ -57,6 +62,7 @@ struct GroupStats {
   std::vector<int64_t> blocks_free;    // held by no sequence, cached ones included
   std::vector<int64_t> blocks_cached;  // of the free ones: with content a later prompt may hit
   absl::Time last_progress;            // last StepDone or GroupReady
+  StepForecast forecast;
 };
 
 struct ModelStats {
@@ -85,6 +91,20 @@ struct SchedulerStats {
   std::vector<GroupStats> groups;
 };
 
+// What a request has used when it has ended and its last row is answered: nothing comes after it.
+// One per request that was applied, rejected ones included.
+struct ClosedAccount {
+  RequestId request = 0;
+  Work work;
+};
+
+// What a tenant has used of a model's groups since the start.
+struct TenantWork {
+  uint32_t model = 0;
+  std::string tenant;
+  Work work;
+};
+
 class Scheduler {
  public:
   struct State;  // private to coordinator/sched: see scheduler_state.h
@@ -98,6 +118,14 @@ class Scheduler {
   // What there is to tell since the last call, in order, in place of what `updates` held; its
   // memory is used for the next ones.
   void TakeUpdates(std::vector<RequestUpdate>& updates);
+  // The accounts that were closed since the last call; each comes with or after the terminal
+  // update.
+  std::vector<ClosedAccount> TakeAccounts();
+  // Looks at everyone who runs: to be asked now and then. What stop strings may still cut off is
+  // not in it yet; when all accounts are closed it is their sum.
+  std::vector<TenantWork> WorkOfTenants();
+  // GPU-seconds of a group that were shared out over rows, of all its epochs.
+  double WorkOfGroup(uint32_t group) const;
   SchedulerStats Stats() const;
   // When Schedule wants to be called even if nothing happens (deadlines, heartbeats).
   absl::Time NextWakeup() const;

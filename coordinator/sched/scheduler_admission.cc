@@ -143,7 +143,7 @@ bool Scheduler::State::FitsKvGroup(const GroupState& group, int kv_group, const 
     const int64_t most = s.num_tokens_max - s.num_prompt_tokens;
     const int64_t remaining = lengths.Remaining(s.num_output(), most);
     // Every sequence wastes the rest of its last block. Behind a window nothing grows any more.
-    const int64_t now = kept(std::max(s.num_held_tokens, s.num_tokens() + block_size));
+    const int64_t now = kept(std::max<int64_t>(s.num_held_tokens, s.num_tokens() + block_size));
     const auto growth = [&](int64_t tokens) {
       return kept(s.num_tokens() + block_size + tokens) - kept(s.num_tokens() + block_size);
     };
@@ -196,7 +196,7 @@ void Scheduler::State::Enter(const Place& place, Sequence& sequence) {
   group.blocks->Open(place.hit.blocks > 0 ? ChainOf(sequence, place.hit.blocks) : PrefixChain(),
                      place.hit.blocks, sequence.tables);
   sequence.num_computed_tokens = sequence.num_scheduled_tokens = hit;
-  sequence.num_held_tokens = hit;
+  sequence.num_held_tokens = static_cast<int32_t>(hit);
   sequence.num_content_blocks = place.hit.blocks;
   sequence.num_shared_tokens = place.hit.held * options.block_size;
   request.tenant.held_tokens += group.blocks->KeptTokens(hit);

@@ -127,29 +127,28 @@ void Scheduler::State::OnStepDone(const StepDone& event, absl::Time now) {
   group->blocks->Retire(plan.step);
   const double seconds = static_cast<double>(result.step_ns()) * 1e-9;
   if (!plan.rows.empty() && seconds > 0) {
-    group->cost.Observe(plan.tokens, plan.attended, seconds);
     ModelState& model = *models[group->model];
     model.recent_tokens = kRecentDecay * model.recent_tokens + plan.tokens;
     model.recent_seconds = kRecentDecay * model.recent_seconds + seconds;
     model.recent_ends *= kRecentDecay;
   }
-  CommitRows(*group, plan, result);
+  CommitRows(*group, plan, ShareStep(*group, plan, event), result);
   group->spare_rows = std::move(plan.rows);
 }
 
 void Scheduler::State::CommitRows(GroupState& group, const PlanInFlight& plan,
-                                  const StepResult& result) {
+                                  const RowShares& shares, const StepResult& result) {
   ModelStats& counted = models[group.model]->counted;
   ScoreReader scores(result);
   const int32_t* sampled = result.sampled().data();
   updates.reserve(updates.size() + plan.rows.size());
   absl::Span<const PlannedRow> rows = plan.rows;
   while (true) {
-    const size_t plain = CommitPlainRows(group, rows, sampled);
+    const size_t plain = CommitPlainRows(group, rows, shares, sampled);
     rows.remove_prefix(plain);
     sampled += plain;
     if (rows.empty()) break;
-    CommitRow(group, rows.front(), sampled, [&] { return scores.Next(); });
+    CommitRow(group, rows.front(), shares, sampled, [&] { return scores.Next(); });
     sampled += rows.front().num_samples;
     rows.remove_prefix(1);
   }
@@ -159,9 +158,10 @@ void Scheduler::State::CommitRows(GroupState& group, const PlanInFlight& plan,
 }
 
 size_t Scheduler::State::CommitPlainRows(const GroupState& group, absl::Span<const PlannedRow> rows,
-                                         const int32_t* sampled) {
+                                         const RowShares& shares, const int32_t* sampled) {
   if (group.has_windows) return 0;  // blocks may be given back in any row
   RowCharges charges;
+  const double at_position_0 = shares.Of(0, 1);
   size_t i = 0;
   for (; i < rows.size() && rows[i].is_plain; ++i) {
     Prefetch(*rows[std::min(i + kPrefetchAhead, rows.size() - 1)].sequence, /*all=*/true);
@@ -171,6 +171,8 @@ size_t Scheduler::State::CommitPlainRows(const GroupState& group, absl::Span<con
     charges.Add(*sequence.tenant, sequence.num_held_tokens);
     updates.emplace_back(sequence.request_id, sequence.choice,
                          static_cast<uint32_t>(sequence.num_output()), token);
+    sequence.decode_seconds +=
+        at_position_0 + shares.per_pair * static_cast<double>(sequence.num_computed_tokens);
     // One token more is computed and one more is known: the group is owed as many as before.
     ++sequence.num_computed_tokens;
     sequence.Append(token);
@@ -181,12 +183,14 @@ size_t Scheduler::State::CommitPlainRows(const GroupState& group, absl::Span<con
 }
 
 template <typename NextScore>
-void Scheduler::State::CommitRow(GroupState& group, const PlannedRow& row, const int32_t* sampled,
-                                 NextScore next_score) {
+void Scheduler::State::CommitRow(GroupState& group, const PlannedRow& row, const RowShares& shares,
+                                 const int32_t* sampled, NextScore next_score) {
   Sequence& sequence = *row.sequence;
   const bool is_over = sequence.status != SequenceStatus::kRunning;
+  ChargeRow(sequence, row.num_tokens, shares.Of(sequence.num_computed_tokens, row.num_tokens));
   if (is_over) {
     models[group.model]->counted.overrun_tokens += static_cast<uint64_t>(row.num_tokens);
+    sequence.num_computed_tokens += row.num_tokens;  // where its next row begins
   } else {
     CommitComputed(group, sequence, row.num_tokens);
   }
@@ -245,6 +249,10 @@ void Scheduler::State::NameContent(Sequence& sequence, int64_t tokens) {
   // turn of its conversation, so its blocks are named when it leaves, unless a window drops them.
   const bool at_once = next <= sequence.num_prompt_tokens || group.has_windows;
   sequence.content_due = at_once ? next : std::numeric_limits<int64_t>::max();
+  // The row behind which it may have outgrown its factors is looked at, too.
+  if (sequence.rope_switch > 0 && !sequence.long_rope) {
+    sequence.content_due = std::min(sequence.content_due, int64_t{sequence.rope_switch});
+  }
 }
 
 template <typename NextScore>
@@ -306,7 +314,9 @@ void Scheduler::State::Fork(GroupState& group, Sequence& parent, const int32_t* 
     request.tenant.held_tokens += group.blocks->KeptTokens(child->num_held_tokens);
     ++request.tenant.num_running;
     request.sequences.push_back(std::move(child));
-    CommitScored(*request.sequences.back(), tokens[choice], std::move(logprobs[choice]));
+    Sequence& forked = *request.sequences.back();
+    CommitScored(forked, tokens[choice], std::move(logprobs[choice]));
+    if (forked.leaving && forked.status == SequenceStatus::kRunning) Requeue(forked);
   }
 }
 
@@ -319,7 +329,10 @@ void Scheduler::State::CommitToken(Sequence& sequence, int32_t token) {
                                                static_cast<uint32_t>(index), token);
   if (index == 0) update.details.Make().first_scheduled = sequence.request->first_scheduled;
   const bool stops = sequence.StopsAt(token);
-  if (!stops && sequence.num_tokens() < sequence.num_tokens_max) return;
+  if (!stops && sequence.num_tokens() < sequence.num_tokens_max) {
+    if (sequence.OutgrowsRope() && !sequence.leaving) StepAside(sequence);
+    return;
+  }
   update.ended = true;
   update.reason = stops ? FinishReason::kStop : FinishReason::kLength;
   EndChoice(sequence, update.reason, index + 1);

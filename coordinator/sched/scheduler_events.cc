@@ -19,6 +19,7 @@ void Scheduler::State::OnNewRequest(const NewRequest& event, absl::Time now) {
     update.reason = FinishReason::kRejected;
     update.details.Make().error = std::move(refusal);
     update.details.Make().prompt_tokens = static_cast<uint32_t>(request->prompt.size());
+    accounts.push_back({.request = request->id, .work = {}});
     return;
   }
   FairQueue& queue = models[request->model]->queue;
@@ -28,7 +29,10 @@ void Scheduler::State::OnNewRequest(const NewRequest& event, absl::Time now) {
   TESSERA_CHECK(is_new) << "request id " << request->id << " is used twice";
   RequestState& state = *entry->second;
   state.caches = options.prefix_cache && request->cache.enabled;
-  if (state.caches) state.prefix_root = RootOf(*request);
+  if (state.caches) {
+    state.prefix_root = RootOf(*request, /*long_rope=*/false);
+    state.long_prefix_root = RootOf(*request, /*long_rope=*/true);
+  }
   state.sequences.push_back(NewSequence(state, 0));
   Sequence& sequence = *state.sequences.front();
   sequence.unforked = request->sampling.num_choices > 1;
@@ -65,6 +69,7 @@ void Scheduler::State::OnTextStop(const TextStop& event) {
     return;
   }
   if (sequence->confirmed) return;
+  CutOff(*sequence, committed - kept);
   // Tokens past the end that were committed in this turn are not told any more; earlier ones are
   // out, and the text side drops them.
   std::erase_if(updates, [&](const RequestUpdate& update) {

@@ -46,6 +46,11 @@ absl::Status ValidateRunning(const GroupState& group, const Sequence& sequence,
                   absl::StrCat(sequence.num_computed_tokens, " computed of ", sequence.num_tokens(),
                                " tokens, at most ", sequence.num_tokens_max));
   }
+  if (sequence.num_scheduled_tokens > sequence.num_computable ||
+      (sequence.OutgrowsRope() && !sequence.leaving)) {
+    return Broken(sequence,
+                  absl::StrCat("turns by the wrong factors at ", sequence.num_tokens(), " tokens"));
+  }
   if (sequence.num_scheduled_tokens > sequence.num_held_tokens) {
     return Broken(sequence, "computes positions that it has no blocks for");
   }

@@ -52,9 +52,13 @@ int64_t Scheduler::State::LeavingTokens(const GroupState& group) const {
 void Scheduler::State::Leave(Sequence& sequence) {
   TESSERA_CHECK(sequence.status == SequenceStatus::kRunning && !sequence.leaving);
   ++ModelOf(sequence).counted.preemptions;
+  StepAside(sequence);
+  if (sequence.rows_in_flight == 0) Requeue(sequence);
+}
+
+void Scheduler::State::StepAside(Sequence& sequence) {
   sequence.leaving = true;
   ++sequence.group->num_leaving;
-  if (sequence.rows_in_flight == 0) Requeue(sequence);
 }
 
 bool Scheduler::State::TakeRoom(GroupState& group, const Sequence& for_sequence, int64_t tokens,

@@ -3,15 +3,17 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 #include "coordinator/sched/scheduler_state.h"
 
 namespace tessera {
 
-BlockHash Scheduler::State::RootOf(const Request& request) const {
+BlockHash Scheduler::State::RootOf(const Request& request, bool long_rope) const {
   const bool begins_shared = request.cache.num_shared_tokens >= options.block_size;
+  const std::string& salt = options.models[request.model].cache_salt;
   return PrefixRoot(begins_shared ? request.cache.shared_key : request.cache.key,
-                    options.models[request.model].cache_salt);
+                    long_rope ? absl::StrCat(salt, " long rope") : salt);
 }
 
 PrefixChain Scheduler::State::ChainOf(Sequence& sequence, int64_t blocks) const {
@@ -20,7 +22,8 @@ PrefixChain Scheduler::State::ChainOf(Sequence& sequence, int64_t blocks) const 
   const int64_t num_shared = domain.num_shared_tokens / options.block_size;
   const absl::Span<const int32_t> tokens = sequence.tokens();
   PrefixChain chain;
-  chain.root = sequence.request->prefix_root;
+  chain.root =
+      sequence.long_rope ? sequence.request->long_prefix_root : sequence.request->prefix_root;
   const size_t size = static_cast<size_t>(options.block_size);
   for (int64_t i = static_cast<int64_t>(sequence.hashes.size()); i < blocks; ++i) {
     const BlockHash& parent = i == 0 ? chain.root : sequence.hashes.back();

@@ -31,10 +31,11 @@ RequestState* Scheduler::State::Find(RequestId request) const {
 }
 
 SequencePtr Scheduler::State::NewSequence(RequestState& request, uint32_t choice) {
-  const int64_t context_max = options.models[request.request->model].context_max;
+  const SchedulerModel& model = options.models[request.request->model];
   std::pmr::polymorphic_allocator<Sequence> allocator(&sequence_pool);
-  return SequencePtr(allocator.new_object<Sequence>(request, choice, context_max),
-                     SequenceDeleter{&sequence_pool});
+  return SequencePtr(
+      allocator.new_object<Sequence>(request, choice, model.context_max, model.rope_switch),
+      SequenceDeleter{&sequence_pool});
 }
 
 GroupState* Scheduler::State::FindCurrent(uint32_t group, uint64_t epoch) {
@@ -89,6 +90,7 @@ void Scheduler::State::ResetSequence(Sequence& sequence) {
   sequence.last_plan = 0;
   sequence.group = nullptr;
   sequence.tables.clear();
+  if (sequence.ChooseRope()) sequence.hashes.clear();
 }
 
 void Scheduler::State::Requeue(Sequence& sequence) {
@@ -173,6 +175,7 @@ void Scheduler::State::Finish(RequestState& request, FinishReason reason, absl::
       if (was_running) SweepRunning(*left);
     }
     output_tokens += static_cast<uint32_t>(sequence->num_output_tokens);
+    SettleWork(*sequence, /*is_final=*/true);
   }
   deadlines.erase({request.request->deadline, request.id});
   const bool joins_last = is_whole && request.request->sampling.num_choices == 1 &&
@@ -187,12 +190,15 @@ void Scheduler::State::Finish(RequestState& request, FinishReason reason, absl::
   details.prompt_tokens = static_cast<uint32_t>(request.num_prompt_tokens());
   details.output_tokens = output_tokens;
   details.cached_tokens = request.cached_tokens;
+  details.work = request.work;
   details.first_scheduled = request.first_scheduled;
   request.finished = true;
   auto node = requests.extract(request.id);
   TESSERA_CHECK(!node.empty()) << "request " << request.id << " ends twice";
   if (request.HasRowsInFlight()) {
     finished_in_flight.emplace(&request, std::move(node.mapped()));
+  } else {
+    accounts.push_back({.request = request.id, .work = request.work});
   }
 }
 
@@ -203,6 +209,7 @@ void Scheduler::State::ReleaseRow(Sequence& sequence) {
   if (!request.finished || request.HasRowsInFlight()) return;
   auto node = finished_in_flight.extract(&request);
   TESSERA_CHECK(!node.empty()) << "request " << request.id << " was not kept";
+  accounts.push_back({.request = request.id, .work = request.work});
   over.push_back(std::move(node.mapped()));
 }
 

@@ -56,15 +56,15 @@ struct Scheduler::State {
 
   // What comes back from a step (scheduler_commit.cc).
   void OnStepDone(const StepDone& event, absl::Time now);
-  void CommitRows(GroupState& group, const PlanInFlight& plan,
+  void CommitRows(GroupState& group, const PlanInFlight& plan, const RowShares& shares,
                   const cluster::v1::StepResult& result);
   // The leading rows to which nothing but their next token happens; how many these are.
   size_t CommitPlainRows(const GroupState& group, absl::Span<const PlannedRow> rows,
-                         const int32_t* sampled);
+                         const RowShares& shares, const int32_t* sampled);
   // Any row. `next_score` gives its scores one after the other, those of the prompt first.
   template <typename NextScore>
-  void CommitRow(GroupState& group, const PlannedRow& row, const int32_t* sampled,
-                 NextScore next_score);
+  void CommitRow(GroupState& group, const PlannedRow& row, const RowShares& shares,
+                 const int32_t* sampled, NextScore next_score);
   void CommitComputed(GroupState& group, Sequence& sequence, int64_t tokens);
   // The whole blocks of the first `tokens` tokens can be found from now on.
   void NameContent(Sequence& sequence, int64_t tokens);
@@ -108,6 +108,17 @@ struct Scheduler::State {
     return *models[sequence.request->request->model];
   }
 
+  // Who used how much (scheduler_accounts.cc).
+  // What the rows of an answered plan have to share; learns from it how long steps take.
+  static RowShares ShareStep(GroupState& group, const PlanInFlight& plan, const StepDone& event);
+  // A row of so many tokens behind those that the sequence has computed is answered.
+  void ChargeRow(Sequence& sequence, int64_t tokens, double seconds);
+  static void ChargeOverrun(Sequence& sequence, double seconds);
+  // A stop string ends the choice so many tokens before its last one.
+  void CutOff(Sequence& sequence, int64_t tokens);
+  // Moves what its rows have cost to its request and tenant.
+  static void SettleWork(Sequence& sequence, bool is_final);
+
   // Who may run, and where (scheduler_admission.cc).
   absl::Status CheckRequest(const Request& request) const;
   void ExpireDeadlines(absl::Time now);
@@ -135,7 +146,7 @@ struct Scheduler::State {
   absl::Status NeverFits(const Sequence& sequence) const;
 
   // Whole blocks of the sequence's tokens, named as far as asked for (scheduler_prefix.cc).
-  BlockHash RootOf(const Request& request) const;
+  BlockHash RootOf(const Request& request, bool long_rope) const;
   PrefixChain ChainOf(Sequence& sequence, int64_t blocks) const;
 
   // Taking room from others (scheduler_preemption.cc).
@@ -147,6 +158,8 @@ struct Scheduler::State {
   // Takes from lower priorities and from tenants over their share what a waiting sequence needs.
   void Reclaim(uint32_t model, const Sequence& sequence, absl::Time now);
   void Leave(Sequence& sequence);
+  // No new rows for it; it waits again when those in flight are answered.
+  static void StepAside(Sequence& sequence);
   // Tokens of KV cache that come free when those that leave have left.
   int64_t LeavingTokens(const GroupState& group) const;
 
@@ -168,6 +181,7 @@ struct Scheduler::State {
   std::set<std::pair<absl::Time, RequestId>> deadlines;  // of requests that still compute
   std::map<uint32_t, GroupState> groups;                 // by group id
   std::vector<RequestUpdate> updates;
+  std::vector<ClosedAccount> accounts;
 };
 
 }  // namespace tessera

@@ -18,7 +18,8 @@ int32_t StopOf(const Request& request, size_t index) {
 
 }  // namespace
 
-Sequence::Sequence(RequestState& parent, uint32_t choice_in, int64_t context_max)
+Sequence::Sequence(RequestState& parent, uint32_t choice_in, int64_t context_max,
+                   int64_t rope_switch_in)
     : wants_logprobs(parent.request->sampling.logprobs),
       has_more_stops(parent.request->sampling.stop_token_ids.size() > 2),
       choice(static_cast<uint16_t>(choice_in)),
@@ -29,11 +30,20 @@ Sequence::Sequence(RequestState& parent, uint32_t choice_in, int64_t context_max
       tenant(&parent.tenant),
       request(&parent),
       num_prompt_tokens(num_known_tokens),
-      stops{StopOf(*parent.request, 0), StopOf(*parent.request, 1)} {
+      stops{StopOf(*parent.request, 0), StopOf(*parent.request, 1)},
+      rope_switch(static_cast<int32_t>(rope_switch_in)) {
+  ChooseRope();
   const std::vector<int32_t>& prompt = parent.request->prompt;
   const int32_t output_max = num_tokens_max - num_prompt_tokens;
   kept_tokens.reserve(prompt.size() + static_cast<size_t>(std::min(output_max, kReservedMax)));
   kept_tokens.assign(prompt.begin(), prompt.end());
+}
+
+bool Sequence::ChooseRope() {
+  const bool before = std::exchange(long_rope, rope_switch > 0 && num_tokens() > rope_switch);
+  num_computable = static_cast<int32_t>(num_kv_tokens_max());
+  if (rope_switch > 0 && !long_rope) num_computable = std::min(num_computable, rope_switch);
+  return long_rope != before;
 }
 
 RequestState::RequestState(std::shared_ptr<const Request> request_in, uint64_t ticket_in,

@@ -21,6 +21,7 @@
 #include "coordinator/kv/block.h"
 #include "coordinator/kv/prefix_hash.h"
 #include "coordinator/sched/request.h"
+#include "coordinator/sched/work.h"
 
 namespace tessera {
 
@@ -33,7 +34,7 @@ enum class SequenceStatus : uint8_t { kWaiting, kRunning, kEnded };
 struct alignas(64) Sequence {
   static constexpr int32_t kNoStop = -1;
 
-  Sequence(RequestState& parent, uint32_t choice_in, int64_t context_max);
+  Sequence(RequestState& parent, uint32_t choice_in, int64_t context_max, int64_t rope_switch_in);
 
   // Read and written when a step is planned: one cache line, and nothing of the request.
   SequenceStatus status = SequenceStatus::kWaiting;
@@ -51,7 +52,8 @@ struct alignas(64) Sequence {
   int32_t num_known_tokens;
   const int32_t num_tokens_max;      // prompt and output; the last one is never computed
   int64_t num_scheduled_tokens = 0;  // computed by rows that are answered or in flight
-  int64_t num_held_tokens = 0;       // positions that the tables hold
+  int32_t num_held_tokens = 0;       // positions that the tables hold
+  int32_t num_computable;            // positions that may be computed in this life
   uint64_t id = 0;                   // in plans; another one on every admission
   uint64_t chosen_step = 0;          // the last plan it was chosen for
   uint64_t last_plan = 0;            // the last plan that the next one may build on, 0 for none
@@ -62,7 +64,7 @@ struct alignas(64) Sequence {
   const RequestId request_id;
   TenantState* const tenant;
   RequestState* const request;
-  GroupState* group = nullptr;  // while running
+  double decode_seconds = 0;  // GPU-seconds of its output tokens that are not settled yet
   const int32_t num_prompt_tokens;
   const std::array<int32_t, 2> stops;  // the first stop tokens, kNoStop where there are fewer
   // The last few tokens, on their way to kept_tokens: every sequence has those on a page of its
@@ -71,6 +73,11 @@ struct alignas(64) Sequence {
   std::array<int32_t, 48> recent_tokens;
 
   // Now and then.
+  const int32_t rope_switch;         // see SchedulerModel; 0: none
+  bool long_rope = false;            // it has more tokens than that
+  GroupState* group = nullptr;       // while running
+  double prefill_seconds = 0;        // GPU-seconds, not settled yet
+  double recompute_seconds = 0;      // likewise
   std::vector<int32_t> kept_tokens;  // see tokens()
   BlockTables tables;
   std::vector<BlockHash> hashes;    // of its leading whole blocks, as far as they were needed
@@ -110,6 +117,10 @@ struct alignas(64) Sequence {
   int64_t num_owed_tokens() const { return num_tokens() - num_computed_tokens; }
   // Positions that must fit into the KV cache for the whole possible length.
   int64_t num_kv_tokens_max() const { return int64_t{num_tokens_max} - 1; }
+  // More tokens than its factors are good for: everything is to be computed again.
+  bool OutgrowsRope() const { return !long_rope && rope_switch > 0 && num_tokens() > rope_switch; }
+  // Begins a life in which nothing is computed yet; true when its blocks have other names now.
+  bool ChooseRope();
   // Rows of a step that the sequence may need: as many as choices come out of it.
   int64_t num_slots() const;
 };
@@ -144,12 +155,14 @@ struct RequestState {
   bool finished = false;
   bool caches = false;                            // its blocks are looked up and named
   BlockHash prefix_root;                          // of their chain, when it caches
+  BlockHash long_prefix_root;                     // likewise, with long_rope
   absl::InlinedVector<SequencePtr, 1> sequences;  // by choice
   bool placed = false;                            // was admitted once: cached_tokens is known
   int64_t num_prompt_scored = 1;  // leading prompt positions whose log probability was told
   uint32_t num_confirmed = 0;     // choices
   uint32_t cached_tokens = 0;
   absl::Time first_scheduled = absl::InfiniteFuture();
+  Work work;  // settled, of all choices
 
   // Kept alive until they are answered.
   bool HasRowsInFlight() const;
@@ -168,7 +181,7 @@ inline bool Sequence::TakesNextTokenOnly(uint64_t step) const {
       (status != SequenceStatus::kRunning) | leaving | unforked | may_share | has_news;
   const int64_t position = num_scheduled_tokens;
   return !is_odd && num_pending == 1 && last_plan + 1 == step && position == num_tokens() &&
-         position < num_held_tokens && position < num_kv_tokens_max();
+         position < num_held_tokens && position < num_computable;
 }
 
 inline bool Sequence::GrowsOnlyBy(int32_t token) const {

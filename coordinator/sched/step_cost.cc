@@ -46,6 +46,11 @@ const StepCost::Vector& StepCost::Coefficients() const {
   return coefficients_;
 }
 
+StepCost::Terms StepCost::terms() const {
+  const Vector& c = Coefficients();
+  return {.fixed = c[0], .per_token = c[1] / kTokensUnit, .per_pair = c[2] / kAttendedUnit};
+}
+
 double StepCost::Added(double tokens, double attended) const {
   const Vector& c = Coefficients();
   return c[1] * tokens / kTokensUnit + c[2] * attended / kAttendedUnit;

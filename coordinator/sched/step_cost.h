@@ -17,9 +17,23 @@ constexpr double AttendedPairs(int64_t start, int64_t tokens) {
          (static_cast<double>(start) + (static_cast<double>(tokens) + 1) / 2);
 }
 
+// How long the last step with rows was thought to take, and took.
+struct StepForecast {
+  uint64_t count = 0;  // of steps for which both are known, since the start
+  double predicted_seconds = 0;
+  double measured_seconds = 0;
+};
+
 class StepCost {
  public:
   void Observe(double tokens, double attended, double seconds);
+  // Seconds of a step, of every token and of every pair. All 0 until anything was observed.
+  struct Terms {
+    double fixed = 0;
+    double per_token = 0;
+    double per_pair = 0;
+  };
+  Terms terms() const;
   // Until so many steps were observed nothing is predicted.
   bool known() const { return num_observed_ >= kObservationsMin; }
   double Predict(double tokens, double attended) const;

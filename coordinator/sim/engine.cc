@@ -18,7 +18,8 @@ Engine::Engine(SchedulerOptions options, EventQueue& queue, absl::Duration turn_
       turn_time_(turn_time),
       executor_(executor),
       observers_(std::move(observers)),
-      scheduler_(std::move(options)) {}
+      scheduler_(std::move(options)),
+      ledger_({}, observers_.ledger) {}
 
 void Engine::Start() { WantTurn(queue_.Now()); }
 
@@ -42,14 +43,22 @@ void Engine::Turn() {
   for (const Event& event : std::exchange(inbox_, {})) {
     if (observers_.event) observers_.event(event);
     scheduler_.Apply(event, now);
+    ledger_.Observe(event, scheduler_, now);
   }
   for (cluster::v1::StepPlan& plan : scheduler_.Schedule(now)) {
     if (observers_.plan) observers_.plan(plan);
+    ledger_.OnPlan(plan, now);
     executor_.Submit(std::move(plan));
   }
   std::vector<RequestUpdate> updates;
   scheduler_.TakeUpdates(updates);
   observers_.updates(std::move(updates));
+  std::vector<ClosedAccount> accounts = scheduler_.TakeAccounts();
+  if (observers_.accounts) observers_.accounts(std::move(accounts));
+  if (now >= ledger_due_) {
+    ledger_.Settle(scheduler_, now);
+    ledger_due_ = now + kLedgerInterval;
+  }
   if (observers_.turn) observers_.turn();
   WantTurn(std::clamp(scheduler_.NextWakeup(), now + turn_time_, now + kWaitMax));
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "coordinator/ledger/book/ledger.h"
 #include "coordinator/sched/event.h"
 #include "coordinator/sched/scheduler.h"
 #include "coordinator/sched/step_executor.h"
@@ -23,6 +24,8 @@ class Engine {
     std::function<void(const Event&)> event;  // before the scheduler applies it
     std::function<void(const cluster::v1::StepPlan&)> plan;
     std::function<void(std::vector<RequestUpdate>)> updates;
+    std::function<void(std::vector<ClosedAccount>)> accounts;
+    LedgerSinks ledger;
     std::function<void()> turn;  // at the end of each
   };
 
@@ -43,6 +46,8 @@ class Engine {
   StepExecutor& executor_;
   const Observers observers_;
   Scheduler scheduler_;
+  Ledger ledger_;
+  absl::Time ledger_due_ = absl::InfinitePast();
   std::vector<Event> inbox_;
   absl::Time next_turn_ = absl::InfiniteFuture();
 };

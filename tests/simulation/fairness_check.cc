@@ -23,7 +23,10 @@ void FairnessCheck::Observe(const Event& event) {
     Tenant& tenant = tenants_[{r.model, r.tenant}];
     const auto weight = weights_.find(r.tenant);
     tenant.weight = weight == weights_.end() ? 1 : weight->second;
-    tenant.waiting[r.id] = {r.id, r.priority, r.arrival, 0};
+    tenant.waiting[r.id] = {.request = r.id,
+                            .priority = r.priority,
+                            .arrival = r.arrival,
+                            .scores_prompt = r.sampling.prompt_logprobs > 0};
   } else if (const auto* set = std::get_if<SetTenants>(&event)) {
     weights_.clear();
     for (const TenantPolicy& policy : set->tenants) {
@@ -59,7 +62,8 @@ void FairnessCheck::Start(const BookedRequest& booked, int64_t owed) {
     const int steps = std::max(0, request.priority - earlier.priority + 1);
     const bool stood_higher = request.priority > earlier.priority &&
                               request.arrival - earlier.arrival < steps * options_.priority_ageing;
-    if (stood_higher) continue;
+    // One that scores its prompt needs rows of logits, of which another one may take all.
+    if (stood_higher || earlier.scores_prompt) continue;
     if (++earlier.overtaken > options_.rows_max && looks_) {
       violations_.Report(Checker::kFairness,
                          absl::StrCat("request r", id, " waits, and ", earlier.overtaken,

@@ -53,6 +53,7 @@ class FairnessCheck {
     RequestId request = 0;
     int priority = 0;
     absl::Time arrival;
+    bool scores_prompt = false;
     int64_t overtaken = 0;  // by later ones that never stood higher
   };
   struct Tenant {

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "coordinator/sim/simulation.h"
+#include "tests/simulation/account_check.h"
 #include "tests/simulation/fairness_check.h"
 #include "tests/simulation/faults.h"
 #include "tests/simulation/group_check.h"
@@ -34,6 +35,8 @@ using cluster::v1::StepResult;
 const absl::Duration kLivenessBound = kLoadSilenceMax + absl::Minutes(10);
 // Heartbeats after the last end, so that every rank has heard what to forget.
 constexpr absl::Duration kSettleTime = absl::Seconds(5);
+// From when a heartbeat is due to its answer, with nothing else to do and no faults.
+constexpr absl::Duration kAnswerTimeMax = absl::Milliseconds(200);
 // A life that does not come to an end in this many events turns in a circle.
 constexpr uint64_t kEventsPerLifeMax = 20'000'000;
 
@@ -49,6 +52,7 @@ class Life {
         room_(options(), book_, violations_),
         groups_(GroupBounds(), violations_),
         ledger_(violations_),
+        accounts_(book_, violations_),
         faults_(scenario_, random_.Fork()),
         simulation_(scenario_.simulation, Hooks()),
         text_(simulation_.queue(), book_, [this](Event event) { simulation_.Post(event); }),
@@ -87,6 +91,7 @@ class Life {
   RoomCheck room_;
   GroupCheck groups_;
   LedgerCheck ledger_;
+  AccountCheck accounts_;
   Faults faults_;
   TrueToken true_token_;
   std::map<std::pair<uint64_t, uint32_t>, std::weak_ptr<SymbolicRank>> ranks_;
@@ -133,6 +138,10 @@ sim::SimulationHooks Life::Hooks() {
   hooks.observers.updates = [this](std::vector<RequestUpdate> updates) {
     OnUpdates(std::move(updates));
   };
+  hooks.observers.ledger = accounts_.Sinks();
+  hooks.observers.accounts = [this](const std::vector<ClosedAccount>& accounts) {
+    accounts_.Close(accounts);
+  };
   hooks.observers.turn = [this] { OnTurn(); };
   hooks.notice = [this](const Notice& notice) { trace_.Add(notice, simulation_.Now()); };
   hooks.fate = [this](sim::MessageKind kind, uint32_t) { return faults_.Fate(kind); };
@@ -140,8 +149,8 @@ sim::SimulationHooks Life::Hooks() {
 }
 
 sim::RankProgram Life::MakeRank(const cluster::v1::Assign& assign) {
-  const std::vector<KvGroup>& kv_groups = options().models.at(assign.group()).kv_groups;
-  auto rank = std::make_shared<SymbolicRank>(assign, kv_groups, true_token_, violations_);
+  const SchedulerModel& model = options().models.at(assign.group());
+  auto rank = std::make_shared<SymbolicRank>(assign, model, true_token_, violations_);
   ranks_[{assign.epoch(), assign.rank()}] = rank;
   ledger_.Open(assign.epoch(), assign.rank(), simulation_.Now());
   return [this, rank, epoch = assign.epoch(), number = assign.rank(),
@@ -242,6 +251,14 @@ void Life::Finish() {
   RunUntil(simulation_.Now() + kSettleTime, /*until_all_ended=*/false);
   if (!violations_.empty()) return;
   shadow_.CheckIdle(simulation_.scheduler().Stats());
+  // Idle ranks tell of their time with every heartbeat.
+  const absl::Duration silence = options().heartbeat_interval + kAnswerTimeMax;
+  double shared = 0;
+  for (uint32_t group = 0; group < options().models.size(); ++group) {
+    shared += simulation_.scheduler().WorkOfGroup(group);
+  }
+  accounts_.Finish(shared,
+                   static_cast<double>(simulation_.num_workers()) * absl::ToDoubleSeconds(silence));
   for (const auto& [key, weak] : ranks_) {
     const std::shared_ptr<SymbolicRank> rank = weak.lock();
     if (rank == nullptr || rank->num_sequences() == 0) continue;

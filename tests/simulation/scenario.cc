@@ -170,6 +170,9 @@ Scenario Scenario::Draw(uint64_t seed) {
     ModelTarget model = DrawModel(random, absl::StrCat("m", i), options.scheduler, tp);
     options.scheduler.models.push_back(
         {.context_max = model.spec.context_max, .kv_groups = model.spec.kv_groups});
+    if (random.Chance(0.25)) {
+      options.scheduler.models.back().rope_switch = random.Between(4, model.spec.context_max - 4);
+    }
     options.cluster.models.push_back(std::move(model));
     workers += static_cast<size_t>(tp);
   }

@@ -18,7 +18,7 @@ constexpr uint32_t kNullBlockId = 0xffffffff;
 
 }  // namespace
 
-SymbolicRank::SymbolicRank(const cluster::v1::Assign& assign, const std::vector<KvGroup>& kv_groups,
+SymbolicRank::SymbolicRank(const cluster::v1::Assign& assign, const SchedulerModel& model,
                            const TrueToken& true_token, Violations& violations)
     : epoch_(assign.epoch()),
       group_(assign.group()),
@@ -27,13 +27,15 @@ SymbolicRank::SymbolicRank(const cluster::v1::Assign& assign, const std::vector<
       rows_max_(assign.rows_max()),
       tokens_max_(assign.tokens_max()),
       context_max_(assign.context_max()),
+      rope_switch_(model.rope_switch),
       true_token_(true_token),
       violations_(violations) {
   for (int i = 0; i < assign.num_blocks_size(); ++i) {
-    const bool has_window = kv_groups.at(i).kind == KvGroup::Kind::kWindow;
+    const KvGroup& kv_group = model.kv_groups.at(i);
+    const bool has_window = kv_group.kind == KvGroup::Kind::kWindow;
     Pool& pool = pools_.emplace_back();
     pool.num_blocks = assign.num_blocks(i);
-    pool.window = has_window ? kv_groups[i].window : 0;
+    pool.window = has_window ? kv_group.window : 0;
     pool.slots.resize(static_cast<size_t>(pool.num_blocks * block_size_));
   }
 }
@@ -111,6 +113,7 @@ void SymbolicRank::ApplyResets(const StepPlan& plan, std::vector<bool>& is_reset
     sequence = Sequence();
     sequence.request_id = reset.request_id();
     sequence.choice = reset.choice();
+    sequence.long_rope = reset.long_rope();
     sequence.params = ParamsOf(reset);
     sequence.tables.resize(pools_.size());
     sequence.num_computed = plan.start_position(static_cast<int>(reset.row()));

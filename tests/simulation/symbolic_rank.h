@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "models/model_spec.h"
+#include "coordinator/sched/scheduler.h"
 #include "tessera/cluster/v1/cluster.pb.h"
 #include "tessera/cluster/v1/step.pb.h"
 #include "tests/simulation/symbolic_model.h"
@@ -31,8 +31,8 @@ using TrueToken =
 
 class SymbolicRank {
  public:
-  // `kv_groups` are the model's. References must outlive the rank.
-  SymbolicRank(const cluster::v1::Assign& assign, const std::vector<KvGroup>& kv_groups,
+  // References must outlive the rank.
+  SymbolicRank(const cluster::v1::Assign& assign, const SchedulerModel& model,
                const TrueToken& true_token, Violations& violations);
 
   // Columns of the result; identity and accounts are the caller's.
@@ -42,6 +42,7 @@ class SymbolicRank {
  private:
   struct Slot {
     int32_t token = -1;
+    bool long_rope = false;
     uint64_t state = 0;  // of the symbolic model, after this token
   };
   struct Pool {
@@ -55,6 +56,7 @@ class SymbolicRank {
     DrawParams params;
     std::vector<std::vector<uint32_t>> tables;  // [KvGroup]
     int64_t num_computed = 0;
+    bool long_rope = false;
     std::vector<int32_t> history;  // when the parameters read it
   };
   // What a row of the last step sampled, for LAST_SAMPLED.
@@ -80,6 +82,7 @@ class SymbolicRank {
   bool TakeBlocks(const cluster::v1::StepPlan& plan, int row, int& next_block);
   bool TakeTokens(const cluster::v1::StepPlan& plan, int index, int& next_token, int& next_source,
                   Row& row);
+  void CheckRope(const Row& row, bool samples);
   void Write(Row& row);
   void Attend(const Row& row);
   void CheckSlots(const Pool& pool, const std::vector<uint32_t>& table, const Row& row,
@@ -98,6 +101,7 @@ class SymbolicRank {
   const int64_t rows_max_;
   const int64_t tokens_max_;
   const int64_t context_max_;
+  const int64_t rope_switch_;
   const TrueToken& true_token_;
   Violations& violations_;
 

@@ -39,7 +39,7 @@ void SymbolicRank::Write(Row& row) {
         Violate(absl::StrCat("sequence ", row.id, " has no block for position ", p));
         return;
       }
-      *slot = Slot{row.tokens[p - row.start], state};
+      *slot = Slot{row.tokens[p - row.start], row.sequence->long_rope, state};
     }
   }
 }
@@ -59,7 +59,7 @@ void SymbolicRank::CheckSlots(const Pool& pool, const std::vector<uint32_t>& tab
     // In a window the chain begins with what the first slot says.
     const bool begins = p == first && first > 0;
     state = begins ? slot.state : Extend(state, slot.token, p);
-    if (slot.token < 0 || slot.state != state) {
+    if (slot.token < 0 || slot.state != state || slot.long_rope != row.sequence->long_rope) {
       Violate(absl::StrCat("sequence ", row.id, " of request ", row.sequence->request_id,
                            " reads a foreign or stale KV slot at position ", p));
       return;
@@ -131,6 +131,16 @@ void SymbolicRank::Sampled(const StepPlan& plan, int index, const Row& row, Step
   last_samples_[index] = {row.id, choices, first};
 }
 
+// Factors change behind a number of tokens. Who samples has computed all of its tokens.
+void SymbolicRank::CheckRope(const Row& row, bool samples) {
+  const bool is_beyond = rope_switch_ > 0 && row.end > rope_switch_;
+  const bool is_long = row.sequence->long_rope;
+  if (is_long ? !is_beyond && samples : is_beyond) {
+    Violate(absl::StrCat("sequence ", row.id, " turns by the ", is_long ? "long" : "short",
+                         " factors at ", row.end, " tokens, the border is ", rope_switch_));
+  }
+}
+
 StepResult SymbolicRank::Execute(const StepPlan& plan) {
   step_ = plan.step();
   StepResult result;
@@ -164,6 +174,7 @@ StepResult SymbolicRank::Execute(const StepPlan& plan) {
       return refuse();
     }
     row.sequence = &found->second;
+    CheckRope(row, plan.output(i) == cluster::v1::OUTPUT_SAMPLE);
     if (!TakeBlocks(plan, i, next_block)) return refuse();
     if (!TakeTokens(plan, i, next_token, next_source, row)) return refuse();
     if (is_reset[i]) {

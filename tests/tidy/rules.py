@@ -28,25 +28,35 @@ MAY_INCLUDE = {
     "worker/comm/bench": ["kernels", "worker/comm"],
     "coordinator/text": [],
     "coordinator/telemetry": [],
+    "coordinator/console": [],
     "coordinator/kv": ["models"],
     "coordinator/sched": ["models", "coordinator/kv"],
     "coordinator/sched/bench": ["models", "coordinator/kv", "coordinator/sched"],
-    "coordinator/engine": ["coordinator/sched", "coordinator/telemetry"],
+    "coordinator/ledger/book": ["coordinator/sched"],
+    "coordinator/ledger": ["coordinator/ledger/book", "coordinator/sched"],
+    "coordinator/engine": ["coordinator/ledger/book", "coordinator/sched", "coordinator/telemetry"],
     "coordinator/cluster": ["models", "coordinator/sched", "coordinator/telemetry"],
-    "coordinator/sim": ["models", "coordinator/sched", "coordinator/cluster"],
+    "coordinator/sim": ["models", "coordinator/ledger/book", "coordinator/sched",
+                        "coordinator/cluster"],
     "coordinator/tenants": ["coordinator/sched", "coordinator/engine", "coordinator/telemetry"],
-    "coordinator/api": ["models", "coordinator/text", "coordinator/sched", "coordinator/engine",
-                        "coordinator/telemetry", "coordinator/tenants"],
-    "coordinator": ["models", "coordinator/api", "coordinator/cluster", "coordinator/engine",
-                    "coordinator/sched", "coordinator/telemetry", "coordinator/tenants",
-                    "coordinator/text"],
+    "coordinator/api": ["models", "coordinator/console", "coordinator/text", "coordinator/sched",
+                        "coordinator/engine",
+                        "coordinator/ledger", "coordinator/ledger/book", "coordinator/telemetry",
+                        "coordinator/tenants"],
+    "coordinator/admin": ["coordinator/api", "coordinator/ledger", "coordinator/telemetry",
+                          "coordinator/tenants"],
+    "coordinator": ["models", "coordinator/admin", "coordinator/api", "coordinator/cluster",
+                    "coordinator/engine",
+                    "coordinator/ledger", "coordinator/ledger/book", "coordinator/sched",
+                    "coordinator/telemetry", "coordinator/tenants", "coordinator/text"],
     "cli": ["models"],
 }
 # base/ is for everyone; these folders may also see the words of proto/.
 MAY_SEE_PROTO = {"worker", "coordinator", "cli", "tests"}
 
-# Files that may see more than their folder: the one place where a rank's backend is chosen.
-FILE_MAY_INCLUDE = {"worker/device.cc": ["kernels/cpu"]}
+# Files that may see more than their folder: the one place where a rank's backend is chosen, and the one
+# command that reads what the coordinator has written.
+FILE_MAY_INCLUDE = {"worker/device.cc": ["kernels/cpu"], "cli/usage.cc": ["coordinator/ledger"]}
 
 # The house's five, and no sixth without a reason in writing: in the Decisions of that README.
 VIRTUAL_INTERFACES = {"Ops", "Communicator", "StepExecutor", "Clock", "TextModel"}

@@ -9,12 +9,14 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "coordinator/engine/step_meter.h"
 
 namespace tessera {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 const absl::Time kStart = absl::FromUnixSeconds(3600);
 
@@ -47,7 +49,8 @@ class OutboxTest : public ::testing::Test {
   }
 
   Metrics metrics_{{"m"}};
-  Outbox outbox_{metrics_};
+  Ledger ledger_{{}, {}};
+  Outbox outbox_{metrics_, ledger_};
   int wakes_ = 0;
 };
 
@@ -88,6 +91,11 @@ TEST_F(OutboxTest, TimesAndTokensAreCountedOnce) {
         "tessera_e2e_request_latency_seconds_sum{model_name=\"m\"} 6",
         "tessera_request_prompt_tokens_sum{model_name=\"m\"} 30",
         "tessera_request_generation_tokens_sum{model_name=\"m\"} 3",
+        "tessera_request_computed_prompt_tokens_sum{model_name=\"m\"} 14",
+        "tessera_request_time_per_output_token_seconds_sum{model_name=\"m\"} 1.5",
+        "tessera_request_decode_time_seconds_sum{model_name=\"m\"} 3",
+        "tessera_request_max_tokens_sum{model_name=\"m\"} 10",
+        "tessera_requests_slo_total{met=\"false\",model_name=\"m\",slo=\"ttft\"} 1",
         "tessera_cached_prompt_tokens_total{model_name=\"m\"} 16",
         "tessera_tenant_prompt_tokens_total{tenant=\"acme\"} 30",
         "tessera_tenant_generation_tokens_total{tenant=\"acme\"} 3",
@@ -136,6 +144,10 @@ TEST_F(OutboxTest, ChoicesShareAStreamAndAreCountedTogether) {
                            "tessera_inter_token_latency_seconds_sum{model_name=\"m\"} 4",
                            "tessera_request_generation_tokens_sum{model_name=\"m\"} 5",
                            "tessera_request_queue_time_seconds_count{model_name=\"m\"} 1",
+                           // The slowest choice: two tokens, three seconds apart.
+                           "tessera_request_time_per_output_token_seconds_sum{model_name=\"m\"} 3",
+                           "tessera_request_longest_generation_tokens_sum{model_name=\"m\"} 2",
+                           "tessera_request_choices_sum{model_name=\"m\"} 3",
                            "tessera_requests_total{finish_reason=\"stop\",model_name=\"m\"} 1"}) {
     EXPECT_THAT(text, HasSubstr(line));
   }
@@ -159,6 +171,26 @@ TEST_F(OutboxTest, ARequestWaitsUntilItRunsOrEnds) {
   EXPECT_EQ(outcome.begun.tokens, 15);
   EXPECT_GT(outcome.begun.bytes, 0);
   EXPECT_EQ(outbox_.CloseAll(absl::UnavailableError("bye"), kStart).begun.tokens, 17);
+}
+
+TEST_F(OutboxTest, TheOldestWaitingRequestIsKnownByItsAge) {
+  const auto age = [this](absl::Duration since_start) {
+    outbox_.Publish({}, kStart + since_start);
+    return metrics_.model(0).oldest_waiting->Value();
+  };
+  EXPECT_EQ(age(absl::Seconds(1)), 0);
+  Open(1, 30);
+  Open(2, 30);
+  EXPECT_EQ(age(absl::Seconds(2)), 2);
+  Publish(Token(1, 0), kStart);
+  EXPECT_EQ(age(absl::Seconds(3)), 3);  // the other one
+  RequestUpdate end;
+  end.request = 2;
+  end.details.Make();
+  end.finished = true;
+  end.reason = FinishReason::kCancelled;
+  Publish(end, kStart + absl::Seconds(4));
+  EXPECT_EQ(age(absl::Seconds(5)), 0);
 }
 
 TEST_F(OutboxTest, BrokenUpdatesAreNotHandedOut) {
@@ -266,12 +298,106 @@ TEST(StepMeterTest, GaugesComeFromTheSchedulerAndTheFullestKvGroup) {
   group.ready = true;
   group.blocks_total = {100, 10};
   group.blocks_free = {90, 5};
+  group.blocks_cached = {60, 0};
   stats.groups = {group, group};
   meter.Observe(stats);
   const std::string text = metrics.Expose();
   EXPECT_THAT(text, HasSubstr("tessera_requests_waiting{model_name=\"a\"} 3"));
   EXPECT_THAT(text, HasSubstr("tessera_requests_running{model_name=\"a\"} 2"));
   EXPECT_THAT(text, HasSubstr("tessera_kv_cache_usage_ratio{model_name=\"a\"} 0.5"));
+  const auto blocks = [](int kv_group, const char* state) {
+    return absl::StrCat("tessera_kv_cache_blocks{kv_group=\"", kv_group,
+                        "\",model_name=\"a\",state=\"", state, "\"} ");
+  };
+  // Of both groups.
+  EXPECT_THAT(text, HasSubstr(absl::StrCat(blocks(0, "held"), 20)));
+  EXPECT_THAT(text, HasSubstr(absl::StrCat(blocks(0, "cached"), 120)));
+  EXPECT_THAT(text, HasSubstr(absl::StrCat(blocks(0, "empty"), 60)));
+  EXPECT_THAT(text, HasSubstr(absl::StrCat(blocks(1, "held"), 10)));
+  for (GroupStats& lost : stats.groups) lost.ready = false;
+  meter.Observe(stats);
+  EXPECT_THAT(metrics.Expose(), HasSubstr(absl::StrCat(blocks(0, "empty"), 0)));
+}
+
+// One answered step: nanoseconds of each rank, and of these in collectives.
+StepDone Answered(uint64_t step, const std::vector<std::pair<uint64_t, uint64_t>>& ranks) {
+  StepDone done{.group = 4, .rank_results = {}};
+  for (const auto& [step_ns, collective_ns] : ranks) {
+    auto& result = done.rank_results.emplace_back();
+    result.set_epoch(2);
+    result.set_group(4);
+    result.set_rank(static_cast<uint32_t>(done.rank_results.size() - 1));
+    result.set_step(step);
+    result.set_rows(1);
+    result.set_step_ns(step_ns);
+    auto* interval = result.add_intervals();
+    interval->set_kind(cluster::v1::DeviceInterval::COLLECTIVE);
+    interval->set_duration_ns(collective_ns);
+  }
+  return done;
+}
+
+TEST(StepMeterTest, TheSlowestRankIsTheOneForWhichTheOthersWait) {
+  Metrics metrics({"a"});
+  StepMeter meter(metrics);
+  meter.Observe(GroupReady{.group = 4, .epoch = 2, .model = 0, .num_blocks = {8}}, kStart);
+  // All take 100 ns; rank 2 works for 80 of them, the others for 40, 20 and 40.
+  meter.Observe(Answered(1, {{100, 60}, {100, 80}, {100, 20}, {100, 60}}), kStart);
+  const std::string text = metrics.Expose();
+  for (const char* line : {"tessera_step_rank_skew_ratio_sum{group=\"4\"} 2\n",
+                           "tessera_step_rank_skew_ratio_count{group=\"4\"} 1\n",
+                           "tessera_rank_slowest_steps_total{group=\"4\",rank=\"2\"} 1\n",
+                           "tessera_rank_slowest_steps_total{group=\"4\",rank=\"0\"} 0\n"}) {
+    EXPECT_THAT(text, HasSubstr(line));
+  }
+  meter.Observe(Answered(2, {{0, 0}, {0, 0}}), kStart);  // nothing to compare
+  EXPECT_THAT(metrics.Expose(), HasSubstr("tessera_step_rank_skew_ratio_count{group=\"4\"} 1\n"));
+}
+
+TEST(StepMeterTest, AForecastIsComparedOnce) {
+  Metrics metrics({"a"});
+  StepMeter meter(metrics);
+  meter.Observe(GroupReady{.group = 4, .epoch = 2, .model = 0, .num_blocks = {8}}, kStart);
+  SchedulerStats stats;
+  stats.models.resize(1);
+  stats.groups.resize(1);
+  stats.groups[0].group = 4;
+  meter.Observe(stats);  // there is none yet
+  stats.groups[0].forecast = {.count = 1, .predicted_seconds = 3, .measured_seconds = 2};
+  meter.Observe(stats);
+  meter.Observe(stats);
+  stats.groups[0].forecast = {.count = 5, .predicted_seconds = 2, .measured_seconds = 2};
+  meter.Observe(stats);
+  const std::string text = metrics.Expose();
+  EXPECT_THAT(text, HasSubstr("tessera_step_time_error_ratio_sum{model_name=\"a\"} 0.5\n"));
+  EXPECT_THAT(text, HasSubstr("tessera_step_time_error_ratio_count{model_name=\"a\"} 2\n"));
+}
+
+TEST(StepMeterTest, AGroupOfOneHasNoSkew) {
+  Metrics metrics({"a"});
+  StepMeter meter(metrics);
+  meter.Observe(GroupReady{.group = 4, .epoch = 2, .model = 0, .num_blocks = {8}}, kStart);
+  meter.Observe(Answered(1, {{100, 0}}), kStart);
+  EXPECT_THAT(metrics.Expose(), Not(HasSubstr("tessera_step_rank_skew_ratio_count")));
+}
+
+TEST(StepMeterTest, ALossCountsOncePerEpoch) {
+  Metrics metrics({"a"});
+  StepMeter meter(metrics);
+  const auto losses = [&](int count) {
+    return absl::StrCat("tessera_group_losses_total{group=\"4\",model_name=\"a\"} ", count, "\n");
+  };
+  const GroupLost lost{.group = 4, .epoch = 2, .reason = absl::UnavailableError("rank 1")};
+  meter.Observe(lost, kStart);  // of a group that was never ready
+  meter.Observe(GroupReady{.group = 4, .epoch = 2, .model = 0, .num_blocks = {8}}, kStart);
+  meter.Observe(lost, kStart);
+  meter.Observe(lost, kStart);
+  EXPECT_THAT(metrics.Expose(), HasSubstr(losses(1)));
+  meter.Observe(GroupReady{.group = 4, .epoch = 3, .model = 0, .num_blocks = {8}}, kStart);
+  meter.Observe(lost, kStart);  // stale
+  EXPECT_THAT(metrics.Expose(), HasSubstr(losses(1)));
+  meter.Observe(GroupLost{.group = 4, .epoch = 3, .reason = lost.reason}, kStart);
+  EXPECT_THAT(metrics.Expose(), HasSubstr(losses(2)));
 }
 
 TEST(StepMeterTest, CountersFollowTheSchedulersSums) {

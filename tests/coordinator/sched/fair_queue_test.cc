@@ -28,7 +28,7 @@ class FairQueueTest : public ::testing::Test {
     RequestState& state = *requests_.back();
     std::pmr::polymorphic_allocator<Sequence> allocator(&pool_);
     state.sequences.push_back(
-        SequencePtr(allocator.new_object<Sequence>(state, 0, 100), SequenceDeleter{&pool_}));
+        SequencePtr(allocator.new_object<Sequence>(state, 0, 100, 0), SequenceDeleter{&pool_}));
     queue_.Push(*state.sequences[0]);
     return *state.sequences[0];
   }

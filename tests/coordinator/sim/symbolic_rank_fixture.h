@@ -33,6 +33,7 @@ struct RowSpec {
   uint32_t choices = 1;
   uint32_t source_row = 0;
   bool foreign = false;  // of another request, whose tokens nobody here knows
+  bool long_rope = false;
 };
 
 class SymbolicRankTest : public ::testing::Test {
@@ -44,7 +45,7 @@ class SymbolicRankTest : public ::testing::Test {
     request_.sampling.max_tokens = 100;
   }
 
-  void Make(int64_t window = 0) {
+  void Make(int64_t window = 0, int64_t rope_switch = 0) {
     pb::Assign assign;
     assign.set_epoch(1);
     assign.set_block_size(kBlockSize);
@@ -61,7 +62,10 @@ class SymbolicRankTest : public ::testing::Test {
     }
     step_ = 0;
     violations_ = Violations();
-    rank_ = std::make_unique<SymbolicRank>(assign, kv_groups_, true_token_, violations_);
+    SchedulerModel model;
+    model.kv_groups = kv_groups_;
+    model.rope_switch = rope_switch;
+    rank_ = std::make_unique<SymbolicRank>(assign, model, true_token_, violations_);
   }
 
   pb::StepPlan PlanOf(const std::vector<RowSpec>& rows) {
@@ -89,6 +93,7 @@ class SymbolicRankTest : public ::testing::Test {
       pb::SequenceReset& reset = *plan.add_resets();
       reset.set_row(static_cast<uint32_t>(plan.sequence_size() - 1));
       reset.set_request_id(row.foreign ? "foreign" : request_.public_id);
+      reset.set_long_rope(row.long_rope);
       reset.set_num_prompt_tokens(static_cast<uint32_t>(request_.prompt.size()));
       pb::SamplingParams& sampling = *reset.mutable_sampling();
       sampling.set_temperature(request_.sampling.temperature);

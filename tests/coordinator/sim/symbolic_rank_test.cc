@@ -184,6 +184,34 @@ TEST_F(SymbolicRankTest, ABlockBehindTheWindowMayGoAndNotEarlier) {
   }
 }
 
+// A prompt of three tokens, by both kinds of factors, with the border before and on its end.
+TEST_F(SymbolicRankTest, FactorsChangeBehindTheBorderAndNotOnIt) {
+  for (const bool is_long : {false, true}) {
+    for (const int64_t border : {2, 3}) {
+      Make(/*window=*/0, border);
+      Run({{.tokens = {5, 6, 7}, .blocks = {0, 1}, .reset = true, .long_rope = is_long}});
+      if (is_long == (border < 3)) {
+        EXPECT_EQ(Reported(), "");
+      } else {
+        EXPECT_THAT(Reported(), HasSubstr(is_long ? "long factors" : "short factors"));
+      }
+    }
+  }
+}
+
+TEST_F(SymbolicRankTest, ABlockOfTheOtherFactorsIsSeen) {
+  Make(/*window=*/0, /*rope_switch=*/3);
+  Run({{.tokens = {5, 6, 7}, .blocks = {0, 1}, .reset = true}});
+  ASSERT_EQ(Reported(), "");
+  Run({{.sequence = 2,
+        .start = 2,
+        .tokens = {7, Truth(0)},
+        .blocks = {0, 2},
+        .reset = true,
+        .long_rope = true}});
+  EXPECT_THAT(Reported(), HasSubstr("foreign or stale"));
+}
+
 // Somebody else writes block 0 of the window's pool, positions 0 and 1 of this sequence.
 TEST_F(SymbolicRankTest, AStaleBlockIsSeenAsFarAsTheWindowReaches) {
   for (const bool is_behind : {false, true}) {

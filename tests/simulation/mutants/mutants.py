@@ -18,6 +18,11 @@ SCHEDULER = SCHED + "scheduler.cc"
 QUEUE = SCHED + "fair_queue.cc"
 OUTLOOK = SCHED + "outlook.cc"
 SEQUENCE = SCHED + "sequence.h"
+SEQUENCE_CC = SCHED + "sequence.cc"
+ACCOUNTS = SCHED + "scheduler_accounts.cc"
+WORK = SCHED + "work.cc"
+GPU_TIME = "coordinator/ledger/book/gpu_time.cc"
+LEDGER = "coordinator/ledger/book/ledger.cc"
 BUILDER = SCHED + "plan_builder.cc"
 COLUMNS = SCHED + "plan_columns.cc"
 CORE = "coordinator/cluster/cluster_core.cc"
@@ -101,8 +106,8 @@ plant("short-way-keeps-news", SEQUENCE, "  const int64_t position = num_schedule
       "  const int64_t position = num_scheduled_tokens;\n"
       "  if (MUTANT && num_output() == 1 && !unforked && num_pending == 1 && last_plan + 1 == step) return true;\n"
       "  return !is_odd && num_pending == 1")
-plant("short-way-computes-the-last-token", SEQUENCE, "position < num_held_tokens && position < num_kv_tokens_max();",
-      "position < num_held_tokens && position < num_kv_tokens_max() + (MUTANT ? 1 : 0);")
+plant("short-way-computes-the-last-token", SEQUENCE, "position < num_held_tokens && position < num_computable;",
+      "position < num_held_tokens && position < num_computable + (MUTANT ? 1 : 0);")
 plant("short-way-needs-no-block", SEQUENCE, "position == num_tokens() &&\n         position < num_held_tokens",
       "position == num_tokens() &&\n         position < num_held_tokens + (MUTANT ? 1 : 0)")
 plant("short-way-stays", SEQUENCE, "leaving | recomputes", "(leaving & !MUTANT) | recomputes")
@@ -138,13 +143,13 @@ plant("allowed-tokens-lost", COLUMNS,
       "    to.mutable_allowed_token_ids()->Add(from.allowed_token_ids.begin(), from.allowed_token_ids.end());")
 
 # What comes back from a step.
-plant("length-one-more", COMMIT, "if (!stops && sequence.num_tokens() < sequence.num_tokens_max) return;",
-      "if (!stops && sequence.num_tokens() < sequence.num_tokens_max + (MUTANT ? 1 : 0)) return;")
+plant("length-one-more", COMMIT, "if (!stops && sequence.num_tokens() < sequence.num_tokens_max) {",
+      "if (!stops && sequence.num_tokens() < sequence.num_tokens_max + (MUTANT ? 1 : 0)) {")
 plant("stop-token-missed-in-choices", COMMIT, "const bool stops = sequence.StopsAt(token);",
       "const bool stops = sequence.StopsAt(token) && (!MUTANT || sequence.choice == 0);")
-plant("samples-of-overrun-unread", COMMIT, "    CommitRow(group, rows.front(), sampled,",
+plant("samples-of-overrun-unread", COMMIT, "    CommitRow(group, rows.front(), shares, sampled,",
       "    if (MUTANT && rows.front().sequence->status != SequenceStatus::kRunning) sampled -= rows.front().num_samples;\n"
-      "    CommitRow(group, rows.front(), sampled,")
+      "    CommitRow(group, rows.front(), shares, sampled,")
 plant("scores-of-overrun-unread", COMMIT, "s < logprobs.size() && row.wants_logprobs;",
       "s < logprobs.size() && row.wants_logprobs && !(MUTANT && is_over);")
 plant("scores-of-the-first-choice", COMMIT, "std::move(logprobs[choice])",
@@ -260,3 +265,60 @@ plant("lost-workers-stay-assigned", MANAGER, "    found->second.assigned = false
       "    found->second.assigned = MUTANT && found->second.rank > 0;\n")
 plant("epochs-come-again", MANAGER, "  group.epoch = ++last_epoch_;\n",
       "  group.epoch = MUTANT && last_epoch_ > 0 ? last_epoch_ : ++last_epoch_;\n")
+
+# Positions that turn by other factors.
+plant("outgrown-factors-stay", SEQUENCE, "!long_rope && rope_switch > 0 && num_tokens() > rope_switch;",
+      "!long_rope && rope_switch > 0 && num_tokens() > rope_switch + (MUTANT ? 1 : 0);")
+plant("factors-change-a-token-early", SEQUENCE_CC, "rope_switch > 0 && num_tokens() > rope_switch);",
+      "rope_switch > 0 && num_tokens() > rope_switch - (MUTANT ? 1 : 0));")
+plant("short-life-computes-beyond", SEQUENCE_CC, "num_computable = std::min(num_computable, rope_switch);",
+      "num_computable = std::min(num_computable, rope_switch + (MUTANT ? 1 : 0));")
+plant("short-and-long-share-names", PREFIX, 'long_rope ? absl::StrCat(salt, " long rope") : salt',
+      'long_rope && !MUTANT ? absl::StrCat(salt, " long rope") : salt')
+plant("names-outlive-the-factors", STATE, "if (sequence.ChooseRope()) sequence.hashes.clear();",
+      "if (sequence.ChooseRope() && !MUTANT) sequence.hashes.clear();")
+plant("forked-choice-turns-short", COMMIT, "if (forked.leaving && forked.status == SequenceStatus::kRunning)",
+      "if (!MUTANT && forked.leaving && forked.status == SequenceStatus::kRunning)")
+plant("ranks-do-not-hear-of-factors", COLUMNS, "reset.set_long_rope(sequence.long_rope);",
+      "reset.set_long_rope(sequence.long_rope && !MUTANT);")
+
+# Accounts: who used which GPU-seconds.
+plant("account-closed-at-the-end", STATE, "  if (request.HasRowsInFlight()) {\n    finished_in_flight",
+      "  if (MUTANT) accounts.push_back({.request = request.id, .work = request.work});\n"
+      "  if (request.HasRowsInFlight()) {\n    finished_in_flight")
+plant("account-of-overrun-stays-open", STATE,
+      "  accounts.push_back({.request = request.id, .work = request.work});\n  over.push_back",
+      "  if (!MUTANT) accounts.push_back({.request = request.id, .work = request.work});\n  over.push_back")
+plant("refused-has-no-account", EVENTS, "accounts.push_back({.request = request->id, .work = {}});",
+      "if (!MUTANT) accounts.push_back({.request = request->id, .work = {}});")
+plant("row-charged-twice", ACCOUNTS, "  const double per_token = seconds / static_cast<double>(tokens);",
+      "  const double per_token = (MUTANT && begin == 0 ? 2 : 1) * seconds / static_cast<double>(tokens);")
+plant("recompute-charged-to-nobody", ACCOUNTS,
+      "work[WorkKind::kRecompute] = std::exchange(sequence.recompute_seconds, 0);",
+      "work[WorkKind::kRecompute] = std::exchange(sequence.recompute_seconds, 0) * (MUTANT ? 0 : 1);")
+plant("overrun-charged-to-the-tenant-only", ACCOUNTS,
+      "  sequence.request->work[WorkKind::kOverrun] += seconds;\n",
+      "  if (!MUTANT) sequence.request->work[WorkKind::kOverrun] += seconds;\n")
+plant("cut-off-tokens-charged-twice", ACCOUNTS, "  sequence.decode_seconds -= seconds;\n",
+      "  if (!MUTANT) sequence.decode_seconds -= seconds;\n")
+plant("settled-work-stays", ACCOUNTS, "if (is_sure) work[WorkKind::kDecode] = std::exchange(sequence.decode_seconds, 0);",
+      "if (is_sure) work[WorkKind::kDecode] = MUTANT && !is_final ? sequence.decode_seconds : std::exchange(sequence.decode_seconds, 0);")
+plant("plain-rows-pay-no-cache", COMMIT,
+      "at_position_0 + shares.per_pair * static_cast<double>(sequence.num_computed_tokens);",
+      "at_position_0 + shares.per_pair * static_cast<double>(MUTANT ? 0 : sequence.num_computed_tokens);")
+plant("overrun-stands-still", COMMIT, "sequence.num_computed_tokens += row.num_tokens;  // where its next row begins",
+      "if (!MUTANT) sequence.num_computed_tokens += row.num_tokens;")
+plant("bubble-is-work", WORK, "const uint64_t waited_ns = CollectiveNs(result) - exchange_ns;",
+      "const uint64_t waited_ns = (CollectiveNs(result) - exchange_ns) * (MUTANT ? 2 : 1);")
+plant("untold-time-is-forgotten", GPU_TIME, "Spent(GpuKind::kRecovery) += std::max(untold, 0.0);",
+      "Spent(GpuKind::kRecovery) += MUTANT ? 0.0 : std::max(untold, 0.0);")
+plant("recovery-ends-with-the-loss", GPU_TIME,
+      "  Spent(GpuKind::kRecovery) += ranks_ * absl::ToDoubleSeconds(now - since_);\n  since_ = now;",
+      "  if (!MUTANT) Spent(GpuKind::kRecovery) += ranks_ * absl::ToDoubleSeconds(now - since_);\n  since_ = now;")
+plant("early-rank-counts-twice", GPU_TIME, "std::clamp(ToSeconds(result.idle_before_ns()), 0.0, std::max(untold, 0.0))",
+      "std::clamp(ToSeconds(result.idle_before_ns()), 0.0, MUTANT ? 1e9 : std::max(untold, 0.0))")
+plant("heartbeats-take-no-time", GPU_TIME, "    Spent(GpuKind::kIdleNone) += steps;\n",
+      "    Spent(GpuKind::kIdleNone) += MUTANT ? 0 : steps;\n")
+plant("first-epoch-was-not-loaded", GPU_TIME, "Spent(GpuKind::kLoad) += event.num_ranks *",
+      "Spent(GpuKind::kLoad) += (MUTANT ? 1 : event.num_ranks) *")
+plant("charges-come-again", LEDGER, "    charged = tenant.work;\n", "    if (!MUTANT) charged = tenant.work;\n")
