@@ -64,6 +64,17 @@ void TenantLimits::Configure(absl::Span<const Tenant> tenants) {
   states_ = std::move(states);
 }
 
+std::vector<TenantLimits::InFlight> TenantLimits::ListInFlight() const {
+  std::vector<InFlight> all;
+  absl::MutexLock lock(&mutex_);
+  all.reserve(states_.size());
+  for (const auto& [tenant, state] : states_) {
+    absl::MutexLock state_lock(&state->mutex);
+    all.push_back({.tenant = tenant, .requests = state->in_flight});
+  }
+  return all;
+}
+
 absl::StatusOr<TenantLimits::Lease> TenantLimits::TryAdmit(const std::string& tenant,
                                                            int64_t tokens, absl::Time now) {
   TESSERA_CHECK(tokens >= 0) << "a request of " << tokens << " tokens";

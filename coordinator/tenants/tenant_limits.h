@@ -13,6 +13,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
@@ -60,10 +61,16 @@ class TenantLimits {
   // takes or gives back any. UNAUTHENTICATED for a tenant that there is not, or not any more.
   absl::StatusOr<Lease> TryAdmit(const std::string& tenant, int64_t tokens, absl::Time now)
       ABSL_LOCKS_EXCLUDED(mutex_);
+  struct InFlight {
+    std::string tenant;
+    int64_t requests = 0;
+  };
+  // Of every tenant there is, in no order.
+  std::vector<InFlight> ListInFlight() const ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
   Metrics& metrics_;
-  absl::Mutex mutex_;
+  mutable absl::Mutex mutex_;
   absl::flat_hash_map<std::string, std::shared_ptr<State>> states_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -1,13 +1,12 @@
-// See key_file_watcher.h. The version is taken before the content is read: a change in between is
-// read again by the next Poll rather than missed.
+// See the header.
 
-#include "coordinator/tenants/key_file_watcher.h"
+#include "base/file_watch.h"
 
 #include <sys/stat.h>
 
 namespace tessera {
 
-KeyFileWatcher::Version KeyFileWatcher::CurrentVersion() const {
+FileWatch::Version FileWatch::CurrentVersion() const {
   struct stat info;
   if (stat(path_.c_str(), &info) != 0) return Version{};
   return {static_cast<int64_t>(info.st_dev), static_cast<int64_t>(info.st_ino),
@@ -15,11 +14,11 @@ KeyFileWatcher::Version KeyFileWatcher::CurrentVersion() const {
           static_cast<int64_t>(info.st_mtim.tv_nsec)};
 }
 
-std::optional<absl::StatusOr<KeyFile>> KeyFileWatcher::Poll() {
+bool FileWatch::Changed() {
   const Version version = CurrentVersion();
-  if (seen_ == version) return std::nullopt;
+  if (seen_ == version) return false;
   seen_ = version;
-  return ReadKeyFile(path_);
+  return true;
 }
 
 }  // namespace tessera
