@@ -5,9 +5,11 @@
 #   deploy/install-deps.sh            compilers and libraries of the CPU build, and of the tests
 #   deploy/install-deps.sh --build    only what the build needs
 #   deploy/install-deps.sh --cuda     also the CUDA 13 compiler and libraries
+#   deploy/install-deps.sh --browser  also the browser in which the console is tested
 set -euo pipefail
 
 readonly RUST_MINOR_MIN=87                       # of Rust 1.x
+readonly PROMETHEUS_ROOT="${TESSERA_PROMETHEUS_ROOT:-/opt/tessera/prometheus}"
 readonly CUDA_ROOT="${TESSERA_CUDA_ROOT:-/opt/tessera/cuda}"
 # NVIDIA's wheels, used where no nvcc is installed.
 readonly CUDA_WHEELS=(
@@ -20,21 +22,25 @@ readonly BUILD_PACKAGES=(
   g++ cmake ninja-build ccache pkg-config git ca-certificates curl
   protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libgrpc++-dev libabsl-dev libssl-dev
   libsodium-dev libboost-dev libboost-system-dev nlohmann-json3-dev libcli11-dev libspdlog-dev
-  prometheus-cpp-dev libgloo-dev libdnnl-dev libgtest-dev libgmock-dev libbenchmark-dev
+  libyaml-cpp-dev prometheus-cpp-dev libgloo-dev libdnnl-dev libgtest-dev libgmock-dev
+  libbenchmark-dev
 )
 readonly TEST_PACKAGES=(
-  python3 python3-grpcio python3-protobuf
+  python3 python3-grpcio python3-protobuf python3-yaml
   clang-14 clang-format-14 clang-tidy-14 libclang-rt-14-dev
 )
+readonly BROWSER_PACKAGES=(chromium chromium-driver)
 
-usage() { sed -n '2,8p' "$0" | sed 's/^# \{0,1\}//'; }
+usage() { sed -n '2,9p' "$0" | sed 's/^# \{0,1\}//'; }
 
 with_cuda=0
 with_tests=1
+with_browser=0
 for argument in "$@"; do
   case "$argument" in
     --cuda) with_cuda=1 ;;
     --build) with_tests=0 ;;
+    --browser) with_browser=1 ;;
     -h|--help) usage; exit 0 ;;
     *) echo "install-deps.sh: unknown argument $argument (try --help)" >&2; exit 2 ;;
   esac
@@ -98,6 +104,29 @@ install_rust() {
   fi
 }
 
+# Prometheus and promtool for the tests of rules and dashboards: unpacked, not installed, for the package would start
+# a server that nobody asked for.
+install_prometheus() {
+  if command -v prometheus >/dev/null && command -v promtool >/dev/null; then return 0; fi
+  if [ -x "$PROMETHEUS_ROOT/usr/bin/promtool" ]; then return 0; fi
+  echo "unpacking: prometheus to $PROMETHEUS_ROOT"
+  if [ "$updated" = 0 ]; then as_root apt-get update -qq; updated=1; fi
+  local folder
+  folder=$(mktemp -d)
+  if ! (cd "$folder" && apt-get -o APT::Sandbox::User=root download -qq prometheus &&
+        as_root mkdir -p "$PROMETHEUS_ROOT" && as_root dpkg -x prometheus_*.deb "$PROMETHEUS_ROOT"); then
+    echo "install-deps.sh: no Prometheus here; the tests of rules and dashboards will skip what needs it" >&2
+  fi
+  rm -rf "$folder"
+}
+
+# Where there is no package (Ubuntu has a snap in its place) the console's test skips.
+install_browser() {
+  if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then return 0; fi
+  install_packages "${BROWSER_PACKAGES[@]}" ||
+    echo "install-deps.sh: no Chromium here; the test of the console will skip" >&2
+}
+
 install_cuda() {
   if command -v nvcc >/dev/null; then
     echo "CUDA: using $(command -v nvcc)"
@@ -113,6 +142,7 @@ install_cuda() {
 
 install_packages "${BUILD_PACKAGES[@]}"
 install_rust
-if [ "$with_tests" = 1 ]; then install_packages "${TEST_PACKAGES[@]}"; fi
+if [ "$with_tests" = 1 ]; then install_packages "${TEST_PACKAGES[@]}" && install_prometheus; fi
 if [ "$with_cuda" = 1 ]; then install_cuda; fi
+if [ "$with_browser" = 1 ]; then install_browser; fi
 echo "dependencies are in place"

@@ -1,56 +1,34 @@
-// Names, buckets and labels of every exported metric. A family that is added here needs its row in
-// coordinator/telemetry/README.md; a test compares the two.
+// What is counted where. The hot path increments what a pointer points to; families whose labels
+// come at run time look their series up under a mutex.
 
 #include "coordinator/telemetry/metrics.h"
 
+#include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
+#include <cmath>
 #include <cstdio>
+#include <iterator>
 #include <map>
-#include <set>
+#include <utility>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "base/check.h"
+#include "coordinator/telemetry/make_series.h"
+#include "coordinator/telemetry/vllm_names.h"
 
 namespace tessera {
 namespace {
 
 using prometheus::Counter;
-using prometheus::Family;
 using prometheus::Gauge;
 using prometheus::Histogram;
-using Buckets = Histogram::BucketBoundaries;
-
-// Seconds. First token: the peers' buckets, so that quantiles compare.
-Buckets FirstTokenBuckets() {
-  return {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
-          1,     2.5,   5,    7.5,  10,   20,   40,   80,  160,  640, 2560};
-}
-
-// Seconds between two tokens, and of one step.
-Buckets TokenBuckets() {
-  return {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15,
-          0.2,    0.3,   0.4,    0.5,   0.75, 1,     2.5,  5,     10,  40};
-}
-
-// Seconds of whole requests and of waiting.
-Buckets RequestBuckets() {
-  return {0.005, 0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1,   1.5, 2,   2.5, 5,
-          10,    15,   20,   30,  40,  50,  60,  120, 240, 480, 960, 1920};
-}
-
-// 1-2-5 series, for tokens and rows.
-Buckets CountBuckets(double limit) {
-  Buckets buckets;
-  for (double decade = 1; decade <= limit; decade *= 10) {
-    for (const double step : {1.0, 2.0, 5.0}) {
-      if (decade * step <= limit) buckets.push_back(decade * step);
-    }
-  }
-  return buckets;
-}
 
 // Bytes of the process in memory, from /proc; 0 where there is none.
 double ResidentBytes() {
@@ -65,190 +43,72 @@ double ResidentBytes() {
              : 0;
 }
 
-// The first `values_max` values of a label as they are, then "other".
-class LabelBound {
- public:
-  explicit LabelBound(size_t values_max = kLabelValuesMax) : values_max_(values_max) {}
+// Of one target: the requests that did not meet it, and those that did.
+struct SloCounters {
+  std::array<Counter*, 2> met;
+  void Count(bool is_met) { met[is_met ? 1 : 0]->Increment(); }
+};
 
-  const std::string& Bound(const std::string& value) {
-    if (values_.contains(value)) return value;
-    if (values_.size() >= values_max_) return other_;
-    values_.insert(value);
-    return value;
-  }
-
- private:
-  const size_t values_max_;
-  const std::string other_ = "other";
-  std::set<std::string> values_;
+struct ModelSlo {
+  SloCounters first_token;
+  SloCounters token;
+  SloCounters all;
 };
 
 struct RankSeries {
-  Counter* steps;
-  Gauge* last_progress;
-  Gauge* resident_bytes;
-  Gauge* up;
-  prometheus::Labels labels;
-  uint64_t steps_seen = 0;  // as the rank last reported them
+  RankMetrics metrics;
+  std::string group;
+  std::string rank;
+  uint64_t steps_seen = 0;                                      // as the rank last reported them
+  std::map<std::string, Counter*, std::less<>> device_seconds;  // by kind
 };
 
 }  // namespace
 
 struct Metrics::Families {
-  template <typename Builder>
-  auto& Make(Builder builder, const char* name, const char* help) {
-    return builder.Name(name).Help(help).Register(registry);
+  explicit Families(MetricsOptions given)
+      : options(std::move(given)),
+        labelled(MakeLabelled(registry, bounds)),
+        process(MakeSeries<ProcessMetrics>(registry, {})) {}
+
+  void AddModel(const std::string& name);
+  const std::string& ModelName(size_t model) const {
+    TESSERA_CHECK(model < names.size()) << "model " << model;
+    return names[model];
   }
-  Family<Counter>& MakeCounter(const char* name, const char* help) {
-    return Make(prometheus::BuildCounter(), name, help);
-  }
-  Family<Gauge>& MakeGauge(const char* name, const char* help) {
-    return Make(prometheus::BuildGauge(), name, help);
-  }
-  Family<Histogram>& MakeHistogram(const char* name, const char* help) {
-    return Make(prometheus::BuildHistogram(), name, help);
-  }
-  void AddModels(const std::vector<std::string>& model_names);
-  void AddSchedulerMetrics();  // of the models there are
   RankSeries& Rank(uint32_t group, uint32_t rank) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
 
-  prometheus::Registry registry;
+  const MetricsOptions options;
   const absl::Time start = absl::Now();
-  std::vector<std::string> names;
+  prometheus::Registry registry;
+  LabelBounds bounds;
+  LabelledMetrics labelled;
+  ProcessMetrics process;
+  std::vector<std::string> names;  // of models
   std::vector<ModelMetrics> models;
-
-  Family<Counter>& finished =
-      MakeCounter("tessera_requests_total", "Finished requests by how they ended.");
-  Family<Counter>& rejected = MakeCounter("tessera_admission_rejections_total",
-                                          "Requests refused before any work, by reason.");
-  Family<Counter>& tenant_finished =
-      MakeCounter("tessera_tenant_requests_total", "Finished requests of a tenant.");
-  Family<Counter>& tenant_refused = MakeCounter("tessera_tenant_refusals_total",
-                                                "Requests refused by a limit of the tenant's own.");
-  Family<Counter>& tenant_prompt =
-      MakeCounter("tessera_tenant_prompt_tokens_total",
-                  "Prompt tokens of a tenant's requests that produced output.");
-  Family<Counter>& tenant_generation = MakeCounter("tessera_tenant_generation_tokens_total",
-                                                   "Tokens generated and emitted for a tenant.");
-  Family<Counter>& auth_failures = MakeCounter("tessera_authentication_failures_total",
-                                               "Calls without a valid API key, by reason.");
-  Family<Counter>& http =
-      MakeCounter("tessera_http_requests_total", "HTTP answers by route and status code.");
-  Family<Counter>& grpc =
-      MakeCounter("tessera_grpc_requests_total", "gRPC calls by method and status code.");
-  Gauge& connections = MakeGauge("tessera_http_connections", "HTTP connections open now.").Add({});
-  Family<Counter>& rank_steps = MakeCounter("tessera_rank_steps_total",
-                                            "Steps and heartbeat plans that a rank has finished.");
-  Family<Gauge>& rank_progress = MakeGauge("tessera_rank_last_progress_timestamp_seconds",
-                                           "Unix time of a rank's last finished step.");
-  Family<Gauge>& rank_resident =
-      MakeGauge("tessera_rank_resident_bytes", "Memory that a rank's process holds.");
-  Family<Counter>& rank_device = MakeCounter("tessera_rank_device_seconds_total",
-                                             "Device time of a rank by what it was used for.");
-  Family<Counter>& rank_experts =
-      MakeCounter("tessera_rank_expert_tokens_total",
-                  "Tokens that a rank computed in its experts, once for every expert and layer.");
-  Family<Gauge>& rank_up = MakeGauge("tessera_rank_up", "1 while a rank is connected and ready.");
-  Gauge& uptime =
-      MakeGauge("tessera_uptime_seconds", "Seconds since the coordinator started.").Add({});
-  Gauge& resident =
-      MakeGauge("tessera_process_resident_bytes", "Memory that the coordinator's process holds.")
-          .Add({});
+  std::vector<ModelSlo> slo;  // of models
 
   absl::Mutex mutex;
-  LabelBound finish_reasons ABSL_GUARDED_BY(mutex);
-  LabelBound reject_reasons ABSL_GUARDED_BY(mutex);
-  LabelBound routes ABSL_GUARDED_BY(mutex);
-  LabelBound http_codes ABSL_GUARDED_BY(mutex);
-  LabelBound methods ABSL_GUARDED_BY(mutex);
-  LabelBound grpc_codes ABSL_GUARDED_BY(mutex);
-  LabelBound kinds ABSL_GUARDED_BY(mutex);
-  LabelBound tenant_names ABSL_GUARDED_BY(mutex){kTenantLabelsMax};
-  LabelBound tenant_limits ABSL_GUARDED_BY(mutex);
-  LabelBound auth_reasons ABSL_GUARDED_BY(mutex);
   std::map<std::string, TenantMetrics> tenants ABSL_GUARDED_BY(mutex);  // nodes stay in place
   std::map<std::pair<uint32_t, uint32_t>, RankSeries> ranks ABSL_GUARDED_BY(mutex);
+  std::map<size_t, std::string> currencies ABSL_GUARDED_BY(mutex);  // by model, of its price
 };
 
-void Metrics::Families::AddModels(const std::vector<std::string>& model_names) {
-  auto& prompt_tokens =
-      MakeCounter("tessera_prompt_tokens_total", "Prompt tokens of requests that produced output.");
-  auto& generation_tokens =
-      MakeCounter("tessera_generation_tokens_total", "Tokens generated and emitted.");
-  auto& running = MakeGauge("tessera_requests_running", "Sequences being computed now.");
-  auto& waiting = MakeGauge("tessera_requests_waiting", "Requests in the queue now.");
-  auto& kv_usage = MakeGauge("tessera_kv_cache_usage_ratio",
-                             "KV blocks in use, of all, in the fullest KV group (0 to 1).");
-  auto& first_token = MakeHistogram("tessera_time_to_first_token_seconds",
-                                    "From arrival to the first token, waiting included.");
-  auto& inter_token =
-      MakeHistogram("tessera_inter_token_latency_seconds", "Between two tokens of one request.");
-  auto& latency =
-      MakeHistogram("tessera_e2e_request_latency_seconds", "From arrival to the last token.");
-  auto& queue =
-      MakeHistogram("tessera_request_queue_time_seconds", "From arrival to the first step.");
-  auto& prompt_length =
-      MakeHistogram("tessera_request_prompt_tokens", "Prompt tokens per request.");
-  auto& output_length =
-      MakeHistogram("tessera_request_generation_tokens", "Generated tokens per request.");
-  auto& step_time =
-      MakeHistogram("tessera_step_time_seconds", "Time of a step on its slowest rank.");
-  auto& step_rows = MakeHistogram("tessera_step_rows", "Sequences in a step.");
-  auto& step_tokens = MakeHistogram("tessera_step_tokens", "Tokens computed in a step.");
-  auto& steps = MakeCounter("tessera_steps_total", "Steps with at least one row.");
-  auto& ready =
-      MakeGauge("tessera_model_ready", "1 while a group of the model is ready and makes progress.");
-  for (const std::string& name : model_names) {
-    const prometheus::Labels labels = {{"model_name", name}};
-    models.push_back(ModelMetrics{
-        .prompt_tokens = &prompt_tokens.Add(labels),
-        .generation_tokens = &generation_tokens.Add(labels),
-        .requests_running = &running.Add(labels),
-        .requests_waiting = &waiting.Add(labels),
-        .kv_cache_usage = &kv_usage.Add(labels),
-        .time_to_first_token = &first_token.Add(labels, FirstTokenBuckets()),
-        .inter_token_latency = &inter_token.Add(labels, TokenBuckets()),
-        .request_latency = &latency.Add(labels, RequestBuckets()),
-        .queue_time = &queue.Add(labels, RequestBuckets()),
-        .prompt_length = &prompt_length.Add(labels, CountBuckets(1'000'000)),
-        .generation_length = &output_length.Add(labels, CountBuckets(1'000'000)),
-        .step_time = &step_time.Add(labels, TokenBuckets()),
-        .step_rows = &step_rows.Add(labels, CountBuckets(1000)),
-        .step_tokens = &step_tokens.Add(labels, CountBuckets(10'000)),
-        .steps = &steps.Add(labels),
-        .ready = &ready.Add(labels),
-    });
+// What is sure to come is there from the start with 0: a rate cannot see a series' first value.
+void Metrics::Families::AddModel(const std::string& name) {
+  names.push_back(name);
+  models.push_back(MakeSeries<ModelMetrics>(registry, {{"model_name", name}}));
+  const auto counters = [&](const char* target) {
+    return SloCounters{
+        {&labelled.slo.At({name, target, "false"}), &labelled.slo.At({name, target, "true"})}};
+  };
+  slo.push_back({counters("ttft"), counters("tpot"), counters("all")});
+  for (const char* reason : {"stop", "length", "cancelled", "deadline", "rejected", "error"}) {
+    labelled.finished.At({name, reason});
   }
-  AddSchedulerMetrics();
-}
-
-void Metrics::Families::AddSchedulerMetrics() {
-  auto& tokens_waiting =
-      MakeGauge("tessera_tokens_waiting", "Tokens owed by what waits in the queue now.");
-  auto& computed = MakeCounter("tessera_computed_tokens_total", "Tokens computed by ranks.");
-  auto& recomputed = MakeCounter("tessera_recomputed_tokens_total",
-                                 "Computed tokens that had been computed before and were lost.");
-  auto& overrun = MakeCounter("tessera_overrun_tokens_total",
-                              "Computed tokens past the end of their sequence.");
-  auto& prefix_queries =
-      MakeCounter("tessera_prefix_cache_queries_total", "Tokens looked up in the prefix cache.");
-  auto& prefix_hits =
-      MakeCounter("tessera_prefix_cache_hits_total", "Tokens found in the prefix cache.");
-  auto& cached_prompt =
-      MakeCounter("tessera_cached_prompt_tokens_total", "Prompt tokens told to clients as cached.");
-  auto& preemptions =
-      MakeCounter("tessera_preemptions_total", "Sequences that gave up their blocks and waited.");
-  for (size_t i = 0; i < models.size(); ++i) {
-    const prometheus::Labels labels = {{"model_name", names[i]}};
-    ModelMetrics& model = models[i];
-    model.tokens_waiting = &tokens_waiting.Add(labels);
-    model.computed_tokens = &computed.Add(labels);
-    model.recomputed_tokens = &recomputed.Add(labels);
-    model.overrun_tokens = &overrun.Add(labels);
-    model.prefix_cache_queries = &prefix_queries.Add(labels);
-    model.prefix_cache_hits = &prefix_hits.Add(labels);
-    model.cached_prompt_tokens = &cached_prompt.Add(labels);
-    model.preemptions = &preemptions.Add(labels);
+  for (const char* reason :
+       {"no_ready_group", "draining", "invalid", "queue_requests", "queue_tokens", "queue_bytes"}) {
+    labelled.rejected.At({name, reason});
   }
 }
 
@@ -259,24 +119,21 @@ RankSeries& Metrics::Families::Rank(uint32_t group, uint32_t rank) {
   if (!ranks.contains(key) && ranks.size() >= kRankSeriesMax) key = kOther;
   const auto found = ranks.find(key);
   if (found != ranks.end()) return found->second;
-  const bool other = key == kOther;
-  const prometheus::Labels labels = {{"group", other ? "other" : std::to_string(group)},
-                                     {"rank", other ? "other" : std::to_string(rank)}};
-  RankSeries series = {.steps = &rank_steps.Add(labels),
-                       .last_progress = &rank_progress.Add(labels),
-                       .resident_bytes = &rank_resident.Add(labels),
-                       .up = &rank_up.Add(labels),
-                       .labels = labels};
+  RankSeries series;
+  series.group = key == kOther ? "other" : std::to_string(group);
+  series.rank = key == kOther ? "other" : std::to_string(rank);
+  series.metrics =
+      MakeSeries<RankMetrics>(registry, {{"group", series.group}, {"rank", series.rank}});
   return ranks.emplace(key, std::move(series)).first->second;
 }
 
-Metrics::Metrics(const std::vector<std::string>& model_names, const std::string& version)
-    : families_(std::make_unique<Families>()) {
-  families_->names = model_names;
-  families_->AddModels(model_names);
-  families_->MakeGauge("tessera_build_info", "Always 1; the label says which build this is.")
-      .Add({{"version", version}})
-      .Set(1);
+Metrics::Metrics(const std::vector<std::string>& model_names, MetricsOptions options)
+    : families_(std::make_unique<Families>(std::move(options))) {
+  for (const std::string& name : model_names) families_->AddModel(name);
+  LabelledMetrics& labelled = families_->labelled;
+  labelled.build.At({families_->options.version}).Set(1);
+  labelled.slo_target.At({"ttft"}).Set(families_->options.slo.first_token_seconds);
+  labelled.slo_target.At({"tpot"}).Set(families_->options.slo.token_seconds);
 }
 
 Metrics::~Metrics() = default;
@@ -286,76 +143,131 @@ ModelMetrics& Metrics::model(size_t index) {
   return families_->models[index];
 }
 
-void Metrics::CountFinished(size_t model, const std::string& finish_reason) {
-  TESSERA_CHECK(model < families_->names.size()) << "model " << model;
-  absl::MutexLock lock(&families_->mutex);
-  families_->finished
-      .Add({{"model_name", families_->names[model]},
-            {"finish_reason", families_->finish_reasons.Bound(finish_reason)}})
-      .Increment();
-}
-
-void Metrics::CountRejected(size_t model, const std::string& reason) {
-  TESSERA_CHECK(model < families_->names.size()) << "model " << model;
-  absl::MutexLock lock(&families_->mutex);
-  families_->rejected
-      .Add({{"model_name", families_->names[model]},
-            {"reason", families_->reject_reasons.Bound(reason)}})
-      .Increment();
-}
-
 TenantMetrics& Metrics::tenant(const std::string& name) {
+  const std::string label = families_->bounds.Bound("tenant", name);
   absl::MutexLock lock(&families_->mutex);
-  const std::string& label = families_->tenant_names.Bound(name);
   const auto found = families_->tenants.find(label);
   if (found != families_->tenants.end()) return found->second;
-  return families_->tenants
-      .emplace(label,
-               TenantMetrics{
-                   .prompt_tokens = &families_->tenant_prompt.Add({{"tenant", label}}),
-                   .generation_tokens = &families_->tenant_generation.Add({{"tenant", label}}),
-               })
-      .first->second;
+  const auto series = MakeSeries<TenantMetrics>(families_->registry, {{"tenant", label}});
+  return families_->tenants.emplace(label, series).first->second;
+}
+
+void Metrics::CountFinished(size_t model, const std::string& finish_reason) {
+  families_->labelled.finished.At({families_->ModelName(model), finish_reason}).Increment();
 }
 
 void Metrics::CountTenantFinished(const std::string& tenant, const std::string& finish_reason) {
-  absl::MutexLock lock(&families_->mutex);
-  families_->tenant_finished
-      .Add({{"tenant", families_->tenant_names.Bound(tenant)},
-            {"finish_reason", families_->finish_reasons.Bound(finish_reason)}})
-      .Increment();
+  families_->labelled.tenant_finished.At({tenant, finish_reason}).Increment();
+}
+
+void Metrics::ObserveRequest(size_t model_index, const RequestFacts& facts) {
+  ModelMetrics& metrics = model(model_index);
+  metrics.request_latency->Observe(facts.ended);
+  metrics.prompt_length->Observe(facts.prompt_tokens);
+  metrics.computed_prompt_length->Observe(facts.prompt_tokens - facts.cached_tokens);
+  metrics.cached_prompt_tokens->Increment(facts.cached_tokens);
+  metrics.generation_length->Observe(facts.output_tokens);
+  metrics.longest_generation_length->Observe(facts.longest_output);
+  metrics.request_choices->Observe(facts.num_choices);
+  metrics.request_max_tokens->Observe(facts.max_tokens);
+  const bool has_token = facts.first_token >= 0;
+  if (has_token && facts.first_scheduled >= 0) {
+    metrics.prefill_time->Observe(facts.first_token - facts.first_scheduled);
+    metrics.decode_time->Observe(facts.last_token - facts.first_token);
+    metrics.inference_time->Observe(facts.last_token - facts.first_scheduled);
+  }
+  if (facts.time_per_token >= 0) metrics.time_per_token->Observe(facts.time_per_token);
+
+  ModelSlo& slo = families_->slo[model_index];
+  const auto within = [](double seconds, double target) {
+    return target <= 0 || seconds <= target;
+  };
+  const bool is_cancelled = facts.finish_reason == "cancelled";
+  const bool is_complete = facts.finish_reason == "stop" || facts.finish_reason == "length";
+  const bool begins_well =
+      has_token && within(facts.first_token, families_->options.slo.first_token_seconds);
+  const bool goes_well =  // with a single token there is nothing to go wrong
+      facts.time_per_token < 0 ||
+      within(facts.time_per_token, families_->options.slo.token_seconds);
+  if (has_token || !is_cancelled) slo.first_token.Count(begins_well);
+  if (facts.time_per_token >= 0) slo.token.Count(goes_well);
+  if (!is_cancelled) slo.all.Count(is_complete && begins_well && goes_well);
+}
+
+void Metrics::CountRejected(size_t model, const std::string& reason) {
+  families_->labelled.rejected.At({families_->ModelName(model), reason}).Increment();
+  if (reason == "invalid") return;  // not ours to serve
+  families_->slo[model].first_token.Count(false);
+  families_->slo[model].all.Count(false);
 }
 
 void Metrics::CountTenantRefused(const std::string& tenant, const std::string& limit) {
-  absl::MutexLock lock(&families_->mutex);
-  families_->tenant_refused
-      .Add({{"tenant", families_->tenant_names.Bound(tenant)},
-            {"limit", families_->tenant_limits.Bound(limit)}})
-      .Increment();
+  families_->labelled.tenant_refused.At({tenant, limit}).Increment();
 }
 
 void Metrics::CountAuthFailure(const std::string& reason) {
-  absl::MutexLock lock(&families_->mutex);
-  families_->auth_failures.Add({{"reason", families_->auth_reasons.Bound(reason)}}).Increment();
+  families_->labelled.auth_failures.At({reason}).Increment();
 }
 
 void Metrics::CountHttp(const std::string& route, int code) {
-  absl::MutexLock lock(&families_->mutex);
-  families_->http
-      .Add({{"route", families_->routes.Bound(route)},
-            {"code", families_->http_codes.Bound(std::to_string(code))}})
-      .Increment();
+  families_->labelled.http.At({route, std::to_string(code)}).Increment();
 }
 
 void Metrics::CountGrpc(const std::string& method, const std::string& code) {
+  families_->labelled.grpc.At({method, code}).Increment();
+}
+
+Gauge& Metrics::http_connections() { return *families_->process.http_connections; }
+
+void Metrics::AddGpuSeconds(size_t model, std::string_view tenant, std::string_view kind,
+                            double seconds) {
+  TESSERA_CHECK(std::find(std::begin(kGpuSecondsKinds), std::end(kGpuSecondsKinds), kind) !=
+                std::end(kGpuSecondsKinds))
+      << "GPU-seconds of kind " << std::string(kind);
+  if (!(seconds > 0)) return;
+  families_->labelled.gpu_seconds.At({families_->ModelName(model), tenant, kind})
+      .Increment(seconds);
+}
+
+void Metrics::SetGpuHourlyPrice(size_t model, const std::string& currency, double price) {
+  Labelled<Gauge>& family = families_->labelled.gpu_price;
+  const std::string& name = families_->ModelName(model);
   absl::MutexLock lock(&families_->mutex);
-  families_->grpc
-      .Add({{"method", families_->methods.Bound(method)},
-            {"code", families_->grpc_codes.Bound(code)}})
+  std::string& shown = families_->currencies[model];
+  if (!shown.empty() && shown != currency) family.Remove({name, shown});
+  shown = currency;
+  family.At({name, currency}).Set(price);
+}
+
+void Metrics::ObserveStepTime(size_t model_index, double predicted_seconds,
+                              double measured_seconds) {
+  model(model_index)
+      .step_time_error->Observe(std::abs(predicted_seconds - measured_seconds) / measured_seconds);
+}
+
+KvBlockGauges Metrics::kv_blocks(size_t model, size_t kv_group) {
+  const auto gauge = [&](const char* state) {
+    return &families_->labelled.kv_blocks.At(
+        {families_->ModelName(model), std::to_string(kv_group), state});
+  };
+  return {.held = gauge("held"), .cached = gauge("cached"), .empty = gauge("empty")};
+}
+
+Histogram& Metrics::rank_skew(uint32_t group) {
+  return families_->labelled.rank_skew.At({std::to_string(group)});
+}
+
+void Metrics::CountGroupLoss(size_t model, uint32_t group) {
+  families_->labelled.group_losses.At({families_->ModelName(model), std::to_string(group)})
       .Increment();
 }
 
-prometheus::Gauge& Metrics::http_connections() { return families_->connections; }
+void Metrics::SetGroupLoadTime(size_t model, uint32_t group, double seconds) {
+  // From now on it can be lost: the first time must be seen as a change.
+  families_->labelled.group_losses.At({families_->ModelName(model), std::to_string(group)});
+  families_->labelled.group_load_time.At({families_->ModelName(model), std::to_string(group)})
+      .Set(seconds);
+}
 
 void Metrics::ObserveRank(uint32_t group, uint32_t rank, uint64_t steps_finished,
                           double progress_unix_seconds, uint64_t resident_bytes) {
@@ -363,38 +275,56 @@ void Metrics::ObserveRank(uint32_t group, uint32_t rank, uint64_t steps_finished
   RankSeries& series = families_->Rank(group, rank);
   // A rank that restarted counts from zero again; the exported counter only ever grows.
   const bool restarted = steps_finished < series.steps_seen;
-  series.steps->Increment(
+  series.metrics.steps->Increment(
       static_cast<double>(restarted ? steps_finished : steps_finished - series.steps_seen));
   series.steps_seen = steps_finished;
-  series.last_progress->Set(progress_unix_seconds);
-  series.resident_bytes->Set(static_cast<double>(resident_bytes));
+  series.metrics.last_progress->Set(progress_unix_seconds);
+  series.metrics.resident_bytes->Set(static_cast<double>(resident_bytes));
+}
+
+void Metrics::CountSlowestRank(uint32_t group, uint32_t rank) {
+  absl::MutexLock lock(&families_->mutex);
+  families_->Rank(group, rank).metrics.slowest_steps->Increment();
 }
 
 void Metrics::AddRankDeviceSeconds(uint32_t group, uint32_t rank, const std::string& kind,
                                    double seconds) {
   if (!(seconds > 0)) return;
   absl::MutexLock lock(&families_->mutex);
-  prometheus::Labels labels = families_->Rank(group, rank).labels;
-  labels["kind"] = families_->kinds.Bound(kind);
-  families_->rank_device.Add(labels).Increment(seconds);
+  RankSeries& series = families_->Rank(group, rank);
+  Counter*& counter = series.device_seconds[kind];
+  if (counter == nullptr) {
+    counter = &families_->labelled.rank_device.At({series.group, series.rank, kind});
+  }
+  counter->Increment(seconds);
 }
 
 void Metrics::AddRankExpertTokens(uint32_t group, uint32_t rank, uint64_t tokens) {
   if (tokens == 0) return;
   absl::MutexLock lock(&families_->mutex);
-  const prometheus::Labels labels = families_->Rank(group, rank).labels;
-  families_->rank_experts.Add(labels).Increment(static_cast<double>(tokens));
+  const RankSeries& series = families_->Rank(group, rank);
+  families_->labelled.rank_experts.At({series.group, series.rank})
+      .Increment(static_cast<double>(tokens));
+}
+
+void Metrics::AddGpuEnergy(uint32_t group, uint32_t rank, double joules) {
+  if (!(joules > 0)) return;
+  absl::MutexLock lock(&families_->mutex);
+  const RankSeries& series = families_->Rank(group, rank);
+  families_->labelled.gpu_energy.At({series.group, series.rank}).Increment(joules);
 }
 
 void Metrics::SetRankUp(uint32_t group, uint32_t rank, bool up) {
   absl::MutexLock lock(&families_->mutex);
-  families_->Rank(group, rank).up->Set(up ? 1 : 0);
+  families_->Rank(group, rank).metrics.up->Set(up ? 1 : 0);
 }
 
 std::string Metrics::Expose() const {
-  families_->uptime.Set(absl::ToDoubleSeconds(absl::Now() - families_->start));
-  families_->resident.Set(ResidentBytes());
-  return prometheus::TextSerializer().Serialize(families_->registry.Collect());
+  families_->process.uptime->Set(absl::ToDoubleSeconds(absl::Now() - families_->start));
+  families_->process.resident_bytes->Set(ResidentBytes());
+  std::vector<prometheus::MetricFamily> families = families_->registry.Collect();
+  if (families_->options.vllm_names) AppendVllmNames(families);
+  return prometheus::TextSerializer().Serialize(families);
 }
 
 }  // namespace tessera

@@ -1,98 +1,103 @@
-// Every metric the coordinator exports, one member each; the names, types, labels and units are
-// listed in coordinator/telemetry/README.md. Made once in main and passed by reference; members are
-// thread-safe.
+// Every metric the coordinator exports. What each is stands in metric_table.cc (printed as
+// METRICS.md), the members that rooms increment in series.h. Made once in main and passed by
+// reference; any thread.
 
 #ifndef TESSERA_COORDINATOR_TELEMETRY_METRICS_H_
 #define TESSERA_COORDINATOR_TELEMETRY_METRICS_H_
 
-#include <prometheus/counter.h>
-#include <prometheus/family.h>
-#include <prometheus/gauge.h>
-#include <prometheus/histogram.h>
-#include <prometheus/registry.h>
-
+#include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
+
+#include "base/version.h"
+#include "coordinator/telemetry/series.h"
 
 namespace tessera {
 
-// Metrics of one served model (label `model_name`).
-struct ModelMetrics {
-  prometheus::Counter* prompt_tokens;
-  prometheus::Counter* generation_tokens;
-  prometheus::Gauge* requests_running;
-  prometheus::Gauge* requests_waiting;
-  prometheus::Gauge* kv_cache_usage;           // 0..1, fullest KvGroup
-  prometheus::Histogram* time_to_first_token;  // seconds, arrival to first token
-  prometheus::Histogram* inter_token_latency;  // seconds
-  prometheus::Histogram* request_latency;      // seconds, end to end
-  prometheus::Histogram* queue_time;           // seconds, arrival to first scheduled
-  prometheus::Histogram* prompt_length;        // tokens
-  prometheus::Histogram* generation_length;    // tokens
-  prometheus::Histogram* step_time;            // seconds on the slowest rank
-  prometheus::Histogram* step_rows;            // rows per step
-  prometheus::Histogram* step_tokens;          // tokens per step
-  prometheus::Counter* steps;
-  prometheus::Gauge* ready;  // 1: a group of the model is ready and makes progress
-  prometheus::Gauge* tokens_waiting = nullptr;          // owed by what waits
-  prometheus::Counter* computed_tokens = nullptr;       // by ranks
-  prometheus::Counter* recomputed_tokens = nullptr;     // of computed_tokens
-  prometheus::Counter* overrun_tokens = nullptr;        // of computed_tokens
-  prometheus::Counter* prefix_cache_queries = nullptr;  // tokens
-  prometheus::Counter* prefix_cache_hits = nullptr;     // tokens
-  prometheus::Counter* cached_prompt_tokens = nullptr;  // as told to clients
-  prometheus::Counter* preemptions = nullptr;
+// What a request has to meet to be good; 0: no target, everything meets it.
+struct SloTargets {
+  double first_token_seconds = 2;
+  double token_seconds = 0.1;  // mean time between the tokens of a request
 };
 
-// Metrics of one tenant (label `tenant`) that are counted with every token.
-struct TenantMetrics {
-  prometheus::Counter* prompt_tokens;
-  prometheus::Counter* generation_tokens;
+struct MetricsOptions {
+  SloTargets slo = {};
+  bool vllm_names = false;  // show them under vLLM's names too
+  std::string version = kVersion;
 };
 
-// Label values of one label; what comes later is counted under "other".
-inline constexpr size_t kLabelValuesMax = 64;
-// Ranks, over all groups; later ones are counted under group "other", rank "other".
-inline constexpr size_t kRankSeriesMax = 1024;
+// A request that was not rejected, at its end, as its client saw it. Times are seconds after its
+// arrival, negative if it never came to that.
+struct RequestFacts {
+  std::string_view finish_reason;
+  double first_scheduled = -1;
+  double first_token = -1;
+  double last_token = -1;
+  double ended = 0;
+  double time_per_token = -1;  // mean, of its slowest choice; known from two tokens on
+  uint32_t prompt_tokens = 0;
+  uint32_t cached_tokens = 0;   // of the prompt
+  uint32_t output_tokens = 0;   // of all choices
+  uint32_t longest_output = 0;  // of one choice
+  uint32_t num_choices = 1;
+  uint32_t max_tokens = 0;  // of one choice
+};
 
-// Tenants with series of their own; later ones are counted under "other".
-inline constexpr size_t kTenantLabelsMax = 256;
+// KV blocks of one KvGroup of a model.
+struct KvBlockGauges {
+  prometheus::Gauge* held;
+  prometheus::Gauge* cached;
+  prometheus::Gauge* empty;
+};
+
+// What tessera_gpu_seconds_total may be split into.
+inline constexpr std::string_view kGpuSecondsKinds[] = {
+    "prefill",  "decode", "recompute",   "overrun",   "padding",  "capture",
+    "recovery", "load",   "idle_bubble", "idle_host", "idle_none"};
 
 class Metrics {
  public:
   // One entry per model, in the coordinator's order.
-  // `version` is the build's, for tessera_build_info.
-  explicit Metrics(const std::vector<std::string>& model_names,
-                   const std::string& version = "0.1.0");
+  explicit Metrics(const std::vector<std::string>& model_names, MetricsOptions options = {});
   ~Metrics();
   Metrics(const Metrics&) = delete;
   Metrics& operator=(const Metrics&) = delete;
 
   ModelMetrics& model(size_t index);
-  // tessera_requests_total{model_name, finish_reason}
-  void CountFinished(size_t model, const std::string& finish_reason);
-  // tessera_admission_rejections_total{model_name, reason}
-  void CountRejected(size_t model, const std::string& reason);
   // The same object for a tenant's whole life, so that it need not be looked up per token.
   TenantMetrics& tenant(const std::string& name);
-  // tessera_tenant_requests_total{tenant, finish_reason}
+
+  // Every request ends in CountFinished and CountTenantFinished once; what was not rejected also in
+  // ObserveRequest, what was also in CountRejected.
+  void CountFinished(size_t model, const std::string& finish_reason);
   void CountTenantFinished(const std::string& tenant, const std::string& finish_reason);
-  // tessera_tenant_refusals_total{tenant, limit}: a limit of the tenant's own was met
+  void ObserveRequest(size_t model, const RequestFacts& facts);
+  void CountRejected(size_t model, const std::string& reason);
   void CountTenantRefused(const std::string& tenant, const std::string& limit);
-  // tessera_authentication_failures_total{reason}
+
   void CountAuthFailure(const std::string& reason);
-  // tessera_http_requests_total{route, code}
   void CountHttp(const std::string& route, int code);
-  // tessera_grpc_requests_total{method, code}
   void CountGrpc(const std::string& method, const std::string& code);
-  // tessera_http_connections
   prometheus::Gauge& http_connections();
-  // Per rank: tessera_rank_steps_total, tessera_rank_last_progress_timestamp_seconds,
-  // tessera_rank_resident_bytes, tessera_rank_device_seconds_total{kind}, tessera_rank_up; of
-  // models with experts tessera_rank_expert_tokens_total.
+
+  // Negative and no seconds count nothing. `tenant` is empty where nobody asked for them, `kind`
+  // one of kGpuSecondsKinds.
+  void AddGpuSeconds(size_t model, std::string_view tenant, std::string_view kind, double seconds);
+  // What a device of the model costs per hour from now on.
+  void SetGpuHourlyPrice(size_t model, const std::string& currency, double price);
+  void AddGpuEnergy(uint32_t group, uint32_t rank, double joules);
+  // A step's time as it was foretold and as it was; both above 0.
+  void ObserveStepTime(size_t model, double predicted_seconds, double measured_seconds);
+
+  KvBlockGauges kv_blocks(size_t model, size_t kv_group);
+  prometheus::Histogram& rank_skew(uint32_t group);
+  void CountGroupLoss(size_t model, uint32_t group);
+  void SetGroupLoadTime(size_t model, uint32_t group, double seconds);
   void ObserveRank(uint32_t group, uint32_t rank, uint64_t steps_finished,
                    double progress_unix_seconds, uint64_t resident_bytes);
+  void CountSlowestRank(uint32_t group, uint32_t rank);
   void AddRankDeviceSeconds(uint32_t group, uint32_t rank, const std::string& kind, double seconds);
   void AddRankExpertTokens(uint32_t group, uint32_t rank, uint64_t tokens);
   void SetRankUp(uint32_t group, uint32_t rank, bool up);

@@ -5,16 +5,18 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
 #include <iterator>
-#include <map>
 #include <regex>
-#include <sstream>
+#include <set>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "coordinator/telemetry/metric_table.h"
 
 namespace tessera {
 namespace {
@@ -22,51 +24,76 @@ namespace {
 using testing::HasSubstr;
 using testing::Not;
 
-// Name -> type of every family, each with at least one series.
-std::map<std::string, std::string> ExposedFamilies() {
-  Metrics metrics({"m"});
+// At least one series of every family.
+void TouchEverything(Metrics& metrics) {
   metrics.CountFinished(0, "stop");
-  metrics.CountRejected(0, "queue_full");
+  metrics.CountRejected(0, "queue_requests");
   metrics.CountHttp("/livez", 200);
   metrics.CountGrpc("Generate", "OK");
   metrics.ObserveRank(0, 0, 1, 1, 1);
   metrics.AddRankDeviceSeconds(0, 0, "compute", 1);
   metrics.AddRankExpertTokens(0, 0, 1);
+  metrics.AddGpuSeconds(0, "t", "prefill", 1);
+  metrics.SetGpuHourlyPrice(0, "EUR", 2);
+  metrics.AddGpuEnergy(0, 0, 1);
+  metrics.kv_blocks(0, 0);
+  metrics.rank_skew(0);
+  metrics.SetGroupLoadTime(0, 0, 1);
   metrics.tenant("t");
   metrics.CountTenantFinished("t", "stop");
   metrics.CountTenantRefused("t", "tokens_per_minute");
   metrics.CountAuthFailure("missing");
-  std::map<std::string, std::string> families;
-  std::istringstream text(metrics.Expose());
-  std::string hash, keyword, name, type;
-  for (std::string line; std::getline(text, line);) {
-    std::istringstream words(line);
-    if (words >> hash >> keyword >> name >> type && hash == "#" && keyword == "TYPE") {
-      families[name] = type;
+}
+
+TEST(MetricsTest, EveryRowOfTheTableIsExposedWithItsTypeLabelsAndMeaning) {
+  Metrics metrics({"m"});
+  TouchEverything(metrics);
+  const std::string text = absl::StrCat("\n", metrics.Expose());
+  size_t families = 0;
+  for (const MetricRow& row : MetricTable()) {
+    ++families;
+    EXPECT_THAT(text, HasSubstr(absl::StrCat("\n# TYPE ", row.name, " ", TypeOf(row), "\n")));
+    EXPECT_THAT(text, HasSubstr(absl::StrCat("\n# HELP ", row.name, " ")));
+    // One series with exactly the labels of the row, in the order of their names.
+    std::vector<std::string> labels = LabelsOf(row);
+    std::sort(labels.begin(), labels.end());
+    const std::string histogram = TypeOf(row) == std::string("histogram") ? "_count" : "";
+    std::string pattern = absl::StrCat("\n", row.name, histogram);
+    for (size_t i = 0; i < labels.size(); ++i) {
+      absl::StrAppend(&pattern, i == 0 ? "\\{" : ",", labels[i], "=\"[^\"]*\"");
     }
+    absl::StrAppend(&pattern, labels.empty() ? " " : "\\} ");
+    EXPECT_TRUE(std::regex_search(text, std::regex(pattern))) << pattern;
   }
-  return families;
+  EXPECT_GE(families, 60u);
+  size_t types = 0;
+  for (size_t at = 0; (at = text.find("\n# TYPE ", at)) != std::string::npos; ++at) ++types;
+  EXPECT_EQ(types, families);
 }
 
-// Rows "| `tessera_x` | counter | ..." of the reference.
-std::map<std::string, std::string> DocumentedFamilies() {
-  std::ifstream file(TESSERA_SOURCE_DIR "/coordinator/telemetry/README.md");
+TEST(MetricsTest, NamesSayTheirUnitAndKind) {
+  std::set<std::string> names;
+  for (const MetricRow& row : MetricTable()) {
+    const std::string name = row.name;
+    EXPECT_TRUE(names.insert(name).second) << name << " is there twice";
+    const bool is_total = name.size() > 6 && name.substr(name.size() - 6) == "_total";
+    EXPECT_EQ(is_total, TypeOf(row) == std::string("counter")) << name;
+    EXPECT_EQ(TypeOf(row) == std::string("histogram"), !BucketsOf(row.buckets).empty()) << name;
+    EXPECT_TRUE(row.meaning[0] != '\0' && row.unit[0] != '\0') << name;
+    const std::vector<double> bounds = BucketsOf(row.buckets);
+    EXPECT_TRUE(std::is_sorted(bounds.begin(), bounds.end())) << name;
+  }
+}
+
+TEST(MetricsTest, TheCommittedReferenceIsThePrintedOne) {
+  std::ifstream file(TESSERA_SOURCE_DIR "/coordinator/telemetry/METRICS.md");
   const std::string text(std::istreambuf_iterator<char>(file), {});
-  std::map<std::string, std::string> families;
-  const std::regex row(R"(\| `(tessera_[a-z0-9_]+)` \| (\w+) \|)");
-  for (std::sregex_iterator it(text.begin(), text.end(), row), end; it != end; ++it) {
-    families[(*it)[1]] = (*it)[2];
-  }
-  return families;
-}
-
-TEST(MetricsTest, TheReferenceListsEveryFamilyAndNoOther) {
-  EXPECT_GE(ExposedFamilies().size(), 25u);
-  EXPECT_EQ(DocumentedFamilies(), ExposedFamilies());
+  EXPECT_EQ(text, MetricsReference()) << "print it anew: tessera-coordinator --metrics-reference > "
+                                         "coordinator/telemetry/METRICS.md";
 }
 
 TEST(MetricsTest, MembersAreTheFamiliesTheyAreNamedAfter) {
-  Metrics metrics({"a", "b"}, "9.9");
+  Metrics metrics({"a", "b"}, {.version = "9.9"});
   metrics.model(1).prompt_tokens->Increment(3);
   metrics.model(1).requests_running->Set(2);
   metrics.model(0).kv_cache_usage->Set(0.5);
@@ -148,9 +175,15 @@ TEST(MetricsTest, LabelsAreBounded) {
   for (size_t i = 0; i < 2 * kTenantLabelsMax; ++i) {
     metrics.tenant(absl::StrCat("tenant", i)).generation_tokens->Increment();
     metrics.CountTenantFinished(absl::StrCat("tenant", i), "stop");
+    metrics.AddGpuSeconds(0, absl::StrCat("tenant", i), "decode", 1);
   }
   for (uint32_t i = 0; i < 2 * kRankSeriesMax; ++i) metrics.SetRankUp(i / 8, i % 8, true);
   const std::string text = metrics.Expose();
+  EXPECT_EQ(CountSeries(text, "tessera_gpu_seconds_total"), kTenantLabelsMax + 1);
+  EXPECT_EQ(ValueOf(text,
+                    "tessera_gpu_seconds_total{kind=\"decode\",model_name=\"m\",tenant="
+                    "\"other\"}"),
+            kTenantLabelsMax);
   EXPECT_EQ(CountSeries(text, "tessera_http_requests_total"), kLabelValuesMax + 1);
   EXPECT_EQ(CountSeries(text, "tessera_requests_total"), kLabelValuesMax + 1);
   EXPECT_EQ(CountSeries(text, "tessera_rank_up"), kRankSeriesMax + 1);
@@ -177,6 +210,141 @@ TEST(MetricsTest, ATenantKeepsItsSeries) {
   EXPECT_EQ(ValueOf(text, "tessera_tenant_requests_total{finish_reason=\"length\",tenant=\"a\"}"),
             1);
   EXPECT_EQ(ValueOf(text, "tessera_authentication_failures_total{reason=\"expired\"}"), 1);
+}
+
+// Whether a request met its targets is known of the request alone: histograms cannot tell.
+class SloTest : public testing::Test {
+ protected:
+  // {ttft met, ttft missed, tpot met, tpot missed, all met, all missed} so far.
+  std::vector<double> Counted() {
+    const std::string text = metrics_.Expose();
+    std::vector<double> counted;
+    for (const char* slo : {"ttft", "tpot", "all"}) {
+      for (const char* met : {"true", "false"}) {
+        counted.push_back(ValueOf(text, absl::StrCat("tessera_requests_slo_total{met=\"", met,
+                                                     "\",model_name=\"m\",slo=\"", slo, "\"}")));
+      }
+    }
+    return counted;
+  }
+  static RequestFacts Facts(const char* reason, double first_token, double time_per_token) {
+    return {.finish_reason = reason,
+            .first_scheduled = first_token < 0 ? -1.0 : 0.0,
+            .first_token = first_token,
+            .last_token = first_token,
+            .ended = 9,
+            .time_per_token = time_per_token};
+  }
+
+  Metrics metrics_{{"m"}, {.slo = {.first_token_seconds = 1, .token_seconds = 0.1}}};
+};
+
+TEST_F(SloTest, ACounterIsThereBeforeItsFirstRequest) {
+  EXPECT_EQ(Counted(), (std::vector<double>{0, 0, 0, 0, 0, 0}));
+}
+
+TEST_F(SloTest, BothTargetsMakeAGoodRequest) {
+  metrics_.ObserveRequest(0, Facts("stop", 1, 0.1));  // just so
+  EXPECT_EQ(Counted(), (std::vector<double>{1, 0, 1, 0, 1, 0}));
+  metrics_.ObserveRequest(0, Facts("length", 1.01, 0.1));
+  EXPECT_EQ(Counted(), (std::vector<double>{1, 1, 2, 0, 1, 1}));
+  metrics_.ObserveRequest(0, Facts("length", 0.5, 0.11));
+  EXPECT_EQ(Counted(), (std::vector<double>{2, 1, 2, 1, 1, 2}));
+  metrics_.ObserveRequest(0, Facts("stop", 0.5, -1));  // a single token
+  EXPECT_EQ(Counted(), (std::vector<double>{3, 1, 2, 1, 2, 2}));
+}
+
+TEST_F(SloTest, WhatFailedIsNotGoodAndWhatWasCancelledIsNotCounted) {
+  metrics_.ObserveRequest(0, Facts("error", 0.5, 0.05));
+  EXPECT_EQ(Counted(), (std::vector<double>{1, 0, 1, 0, 0, 1}));
+  metrics_.ObserveRequest(0, Facts("deadline", -1, -1));
+  EXPECT_EQ(Counted(), (std::vector<double>{1, 1, 1, 0, 0, 2}));
+  metrics_.ObserveRequest(0, Facts("cancelled", -1, -1));
+  EXPECT_EQ(Counted(), (std::vector<double>{1, 1, 1, 0, 0, 2}));
+  metrics_.ObserveRequest(0, Facts("cancelled", 0.5, -1));
+  EXPECT_EQ(Counted(), (std::vector<double>{2, 1, 1, 0, 0, 2}));
+  metrics_.CountRejected(0, "queue_tokens");
+  EXPECT_EQ(Counted(), (std::vector<double>{2, 2, 1, 0, 0, 3}));
+  metrics_.CountRejected(0, "invalid");
+  EXPECT_EQ(Counted(), (std::vector<double>{2, 2, 1, 0, 0, 3}));
+}
+
+TEST_F(SloTest, WithoutATargetEveryAnswerMeetsIt) {
+  Metrics metrics({"m"}, {.slo = {.first_token_seconds = 0, .token_seconds = 0}});
+  metrics.ObserveRequest(0, Facts("stop", 1000, 1000));
+  EXPECT_EQ(ValueOf(metrics.Expose(),
+                    "tessera_requests_slo_total{met=\"true\",model_name=\"m\",slo=\"all\"}"),
+            1);
+}
+
+TEST(MetricsTest, PartsOfARequestsTime) {
+  Metrics metrics({"m"});
+  metrics.ObserveRequest(0, {.finish_reason = "stop",
+                             .first_scheduled = 1,
+                             .first_token = 3,
+                             .last_token = 8,
+                             .ended = 9,
+                             .time_per_token = 0.5,
+                             .prompt_tokens = 100,
+                             .cached_tokens = 64,
+                             .output_tokens = 30,
+                             .longest_output = 20,
+                             .num_choices = 2,
+                             .max_tokens = 50});
+  metrics.ObserveRequest(0, {.finish_reason = "cancelled", .ended = 2});
+  const std::string text = metrics.Expose();
+  for (const auto& [name, sum, count] : std::vector<std::tuple<std::string, double, double>>{
+           {"e2e_request_latency_seconds", 11, 2},
+           {"request_prefill_time_seconds", 2, 1},
+           {"request_decode_time_seconds", 5, 1},
+           {"request_inference_time_seconds", 7, 1},
+           {"request_time_per_output_token_seconds", 0.5, 1},
+           {"request_prompt_tokens", 100, 2},
+           {"request_computed_prompt_tokens", 36, 2},
+           {"request_generation_tokens", 30, 2},
+           {"request_longest_generation_tokens", 20, 2},
+           {"request_choices", 3, 2},
+           {"request_max_tokens", 50, 2}}) {
+    EXPECT_EQ(ValueOf(text, absl::StrCat("tessera_", name, "_sum{model_name=\"m\"}")), sum) << name;
+    EXPECT_EQ(ValueOf(text, absl::StrCat("tessera_", name, "_count{model_name=\"m\"}")), count)
+        << name;
+  }
+  EXPECT_EQ(ValueOf(text, "tessera_cached_prompt_tokens_total{model_name=\"m\"}"), 64);
+}
+
+TEST(MetricsTest, GpuSecondsOnlyGrowAndHaveAKnownKind) {
+  Metrics metrics({"m"});
+  metrics.AddGpuSeconds(0, "acme", "prefill", 0.25);
+  metrics.AddGpuSeconds(0, "acme", "prefill", 0.5);
+  metrics.AddGpuSeconds(0, "acme", "prefill", -3);
+  metrics.AddGpuSeconds(0, "", "idle_none", 2);
+  EXPECT_DEATH(metrics.AddGpuSeconds(0, "", "lunch", 1), "lunch");
+  const std::string text = metrics.Expose();
+  EXPECT_EQ(
+      ValueOf(text, "tessera_gpu_seconds_total{kind=\"prefill\",model_name=\"m\",tenant=\"acme\"}"),
+      0.75);
+  EXPECT_EQ(
+      ValueOf(text, "tessera_gpu_seconds_total{kind=\"idle_none\",model_name=\"m\",tenant=\"\"}"),
+      2);
+}
+
+TEST(MetricsTest, AModelHasOnePrice) {
+  Metrics metrics({"m"});
+  metrics.SetGpuHourlyPrice(0, "EUR", 2);
+  metrics.SetGpuHourlyPrice(0, "EUR", 3);
+  metrics.SetGpuHourlyPrice(0, "USD", 4);
+  const std::string text = metrics.Expose();
+  EXPECT_EQ(CountSeries(text, "tessera_gpu_hourly_price"), 1u);
+  EXPECT_EQ(ValueOf(text, "tessera_gpu_hourly_price{currency=\"USD\",model_name=\"m\"}"), 4);
+}
+
+TEST(MetricsTest, APredictionsErrorIsRelativeToWhatWasMeasured) {
+  Metrics metrics({"m"});
+  metrics.ObserveStepTime(0, 0.5, 1);
+  metrics.ObserveStepTime(0, 3, 2);
+  const std::string text = metrics.Expose();
+  EXPECT_EQ(ValueOf(text, "tessera_step_time_error_ratio_sum{model_name=\"m\"}"), 1);
+  EXPECT_EQ(ValueOf(text, "tessera_step_time_error_ratio_count{model_name=\"m\"}"), 2);
 }
 
 TEST(MetricsTest, ManyThreads) {
