@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "kernels/noise.h"
 #include "kernels/tensor.h"
 
 namespace tessera {
@@ -50,6 +51,9 @@ class Weight {
   virtual size_t bytes() const = 0;  // resident, padding included
 };
 
+// A float8 (E4M3) weight has a float32 scale for every row, and in row-parallel ones for every
+// slice of a row, so that tp does not show in it: what was summed over the row, or over the slice,
+// is multiplied by it. The scale makes the largest magnitude 448, see base/float8.h.
 struct WeightShape {
   int64_t rows = 0;     // N of this rank
   int64_t columns = 0;  // K of this rank
@@ -236,11 +240,27 @@ class Ops {
   // The same for ExpertsPartial alone.
   virtual size_t ExpertsWorkspaceBytes(int64_t tokens_max, const ExpertSizes& sizes) = 0;
 
+  // -- recording ---------------------------------------------------------------------------------
+  // Between the two calls what is queued on the context's stream is recorded instead of computed;
+  // Replay computes it again, with the same shapes, on what then lies at the same addresses.
+  // Nothing that copies from the host or returns to it may be recorded. A failed recording is no
+  // error of the device. UNIMPLEMENTED where CanRecord is false.
+  using Recording = std::shared_ptr<void>;
+  virtual bool CanRecord() const = 0;
+  virtual absl::Status BeginRecording(const ExecContext&) = 0;
+  virtual absl::StatusOr<Recording> EndRecording(const ExecContext&) = 0;
+  virtual absl::Status Replay(const ExecContext&, const Recording& recording) = 0;
+
   // -- weights -----------------------------------------------------------------------------------
   virtual absl::StatusOr<std::unique_ptr<Weight>> NewWeight(const WeightShape& shape) = 0;
   // Packs `source` (host memory, [n, columns], float32, bfloat16 or float16, rows may be strided)
   // as rows [row_begin, row_begin + n) of the weight, converting to its dtype.
   virtual void PackRows(Weight& weight, int64_t row_begin, TensorView source) = 0;
+  // Makes up rows [row_begin, row_begin + rows) of the weight, counted from row_begin in `noise`.
+  virtual void FillRows(Weight& weight, int64_t row_begin, int64_t rows,
+                        const NoiseSpec& noise) = 0;
+  // The same for plain memory, one or two dimensions, A or float32. [n] counts rows.
+  virtual void Fill(const ExecContext&, TensorView out, const NoiseSpec& noise) = 0;
 
   // -- forward -----------------------------------------------------------------------------------
   // out [T, C] float32: row tokens[t] - vocab_begin of `table` [V/tp, C] A times `scale`, zeros
@@ -268,6 +288,8 @@ class Ops {
                            int64_t num_heads) = 0;
   // See RoutingSpec. routing [T, k]; logits [T, E] A or float32; bias [E] float32, added to scores
   // where experts are compared but not in weights, or empty. The lower id goes first among equals.
+  // A token with a logit that is not finite has NaN for its weights, so that what comes of it is no
+  // number either; its experts are the first k.
   virtual void RouteExperts(const ExecContext&, const Routing& routing, TensorView logits,
                             TensorView bias, const RoutingSpec& spec) = 0;
   // out [T, C] float32, x [T, C] A. Per token: leaf s = sum over its experts of slice s, in order

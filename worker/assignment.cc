@@ -34,12 +34,24 @@ absl::Status CheckRange(absl::string_view field, int64_t met, int64_t max) {
   return BadField(field, met, absl::StrCat("must be 1 to ", max));
 }
 
+// One rank of a larger group, alone.
+bool IsSoloShard(const Assign& assign) {
+  return assign.comm() == cluster::v1::COMM_SOLO && assign.tp() > 1;
+}
+
+// On a CPU nothing else exists.
+bool IsDeterministic(const Assign& assign, const Device& device) {
+  return device.kind() == "cpu" || assign.deterministic();
+}
+
 // Everything that the bits of a result depend on, and nothing that differs between the ranks of a
 // group.
 std::string NumericsClass(const Assign& assign, const Device& device) {
   return absl::StrCat("weights=", assign.manifest_digest(), " device=", device.numerics(),
                       " dtype=", assign.dtype(), " kv_dtype=", assign.kv_dtype(),
-                      " deterministic=1");
+                      IsSoloShard(assign) ? absl::StrCat(" solo_of=", assign.tp()) : "",
+                      assign.quantize().empty() ? "" : " weights_in=", assign.quantize(),
+                      " deterministic=", IsDeterministic(assign, device) ? 1 : 0);
 }
 
 }  // namespace
@@ -58,6 +70,14 @@ absl::Status CheckAssign(const Assign& assign) {
   TESSERA_RETURN_IF_ERROR(CheckRange("context_max", assign.context_max(), kContextMax));
   TESSERA_RETURN_IF_ERROR(ParseComputeDType("dtype", assign.dtype()).status());
   TESSERA_RETURN_IF_ERROR(ParseComputeDType("kv_dtype", assign.kv_dtype()).status());
+  if (!assign.load_format().empty() && assign.load_format() != kDummyWeights) {
+    return absl::UnimplementedError(absl::StrCat("Assign.load_format is '", assign.load_format(),
+                                                 "'; this worker knows '' and 'dummy'"));
+  }
+  if (!assign.quantize().empty() && assign.quantize() != kFloat8Weights) {
+    return absl::UnimplementedError(absl::StrCat("Assign.quantize is '", assign.quantize(),
+                                                 "'; this worker knows '' and 'fp8'"));
+  }
   const absl::Duration deadline = absl::Milliseconds(assign.step_deadline_ms());
   if (deadline < kStepDeadlineMin || deadline > kStepDeadlineMax) {
     return BadField("step_deadline_ms", assign.step_deadline_ms(), "must be 100 to 1800000");
@@ -97,6 +117,13 @@ bool Assignment::EndsGroupOnly(const absl::Status& status) const {
 absl::Status Assignment::Load() {
   parts_.log.Info("assigned model=", assign_.model_name(), " tp=", assign_.tp(),
                   " dtype=", assign_.dtype(), " term=", assign_.term());
+  if (assign_.load_format() == kDummyWeights) {
+    parts_.log.Warn("weights are made up (load format dummy): answers are noise");
+  }
+  if (IsSoloShard(assign_)) {
+    parts_.log.Warn("alone as rank ", assign_.rank(), " of ", assign_.tp(),
+                    ": the other ranks' sums are missing, answers are not the model's");
+  }
   const absl::Time begin = parts_.clock.Now();
   absl::Time next_report = begin;
   const auto progress = [&](uint64_t read, uint64_t total) -> absl::Status {
@@ -157,6 +184,9 @@ absl::Status Assignment::StartEngine() {
   options.epoch = assign_.epoch();
   options.group = assign_.group();
   options.spec = model_.model->spec;
+  options.deterministic = IsDeterministic(assign_, parts_.device);
+  // NCCL's watch and the host transports cannot be part of a recording.
+  options.record_decode = assign_.comm() == cluster::v1::COMM_SOLO && !assign_.eager();
   TESSERA_ASSIGN_OR_RETURN(options.kv_dtype, ParseComputeDType("kv_dtype", assign_.kv_dtype()));
   options.limits.rows_max = assign_.rows_max();
   options.limits.tokens_max = assign_.tokens_max();
@@ -194,12 +224,18 @@ absl::Status Assignment::ComputeSteps(StepStream& steps) {
   StepResult result;
   absl::Status broken;
   while (broken.ok() && steps.Take(plan)) {
+    for (const cluster::v1::SequenceReset& reset : plan.resets()) {
+      parts_.log.Debug("request=", reset.request_id(), " choice=", reset.choice(),
+                       " traceparent=", reset.traceparent(), " begins in step ", plan.step());
+    }
     broken = engine_->Execute(plan, result);
     if (result.has_error()) {
       parts_.log.Warn("step ", plan.step(), " not computed: ", result.error().message());
     } else {
       parts_.progress.steps_finished.fetch_add(1);
     }
+    const std::string news = engine_->TakeNews();
+    if (!news.empty()) parts_.log.Info(news);
     if (!steps.Send(result)) break;
   }
   return broken;

@@ -16,8 +16,7 @@ namespace tessera {
 AttentionBlock::AttentionBlock(const DecoderParts& parts, const StepLimits& limits)
     : parts_(parts),
       heads_(HeadsOf(parts.spec, parts.comm.rank(), parts.comm.size())),
-      tokens_max_(limits.tokens_max),
-      context_max_(limits.context_max) {}
+      tokens_max_(limits.tokens_max) {}
 
 absl::Status AttentionBlock::Allocate(Activations& activations) {
   const DType dtype = parts_.weights.dtype;
@@ -34,24 +33,26 @@ absl::Status AttentionBlock::Allocate(Activations& activations) {
         activations.Make(mixed_, tokens_max_, heads_.num_heads * latent.kv_rank, dtype));
   }
   for (const RotarySpec& rope : parts_.spec.ropes) {
-    TESSERA_RETURN_IF_ERROR(AddRope(rope, activations));
+    Ropes& ropes = ropes_.emplace_back();
+    TESSERA_ASSIGN_OR_RETURN(ropes.short_rope, NewRope(rope, /*is_long=*/false, activations));
+    TESSERA_ASSIGN_OR_RETURN(ropes.long_rope, NewRope(rope, /*is_long=*/true, activations));
   }
   return absl::OkStatus();
 }
 
-absl::Status AttentionBlock::AddRope(const RotarySpec& spec, Activations& activations) {
-  const RotaryTable table = MakeRotaryTable(spec, context_max_);
+absl::StatusOr<RopeSpec> AttentionBlock::NewRope(const RotarySpec& spec, bool is_long,
+                                                 Activations& activations) {
+  const RotaryTable table = MakeRotaryTable(spec, is_long);
   const int64_t pairs = static_cast<int64_t>(table.inverse_frequencies.size());
   TensorView row;
   TESSERA_RETURN_IF_ERROR(activations.Make(row, 1, pairs, DType::kFloat32));
   const TensorView frequencies(row.data, DType::kFloat32, {pairs});
   parts_.ops.CopyToDevice({}, frequencies.data, table.inverse_frequencies.data(),
                           frequencies.bytes());
-  ropes_.push_back({.inv_frequency = frequencies,
-                    .rotary_size = spec.rotary_size,
-                    .attention_factor = table.attention_factor,
-                    .interleaved = spec.interleaved});
-  return absl::OkStatus();
+  return RopeSpec{.inv_frequency = frequencies,
+                  .rotary_size = spec.rotary_size,
+                  .attention_factor = table.attention_factor,
+                  .interleaved = spec.interleaved};
 }
 
 int64_t AttentionBlock::widest() const {
@@ -75,14 +76,14 @@ AttentionSpec AttentionBlock::SpecOf(int index) const {
           .value_size = parts_.spec.latent.kv_rank};
 }
 
-void AttentionBlock::Run(const ExecContext& ctx, int index, const StepView& step,
+void AttentionBlock::Run(const ExecContext& ctx, int index, const GroupStep& step,
                          TensorView partial, TensorView normed) const {
   is_latent() ? RunLatent(ctx, index, step, normed) : RunFull(ctx, index, step, normed);
-  parts_.ops.MatMulPartial(ctx, partial, attended_.Rows(step.num_tokens),
+  parts_.ops.MatMulPartial(ctx, partial, attended_.Rows(step.all.num_tokens),
                            *parts_.weights.layers[index].output);
 }
 
-void AttentionBlock::RunFull(const ExecContext& ctx, int index, const StepView& step,
+void AttentionBlock::RunFull(const ExecContext& ctx, int index, const GroupStep& step,
                              TensorView normed) const {
   Ops& ops = parts_.ops;
   const LayerWeights& layer = parts_.weights.layers[index];
@@ -92,22 +93,27 @@ void AttentionBlock::RunFull(const ExecContext& ctx, int index, const StepView& 
                                .key = layer.key_norm,
                                .eps = parts_.spec.rms_norm_eps,
                                .plus_one = parts_.spec.norm_plus_one};
-  const TensorView qkv = qkv_.Rows(step.num_tokens);
-  const RopeSpec& rope = ropes_[parts_.spec.layers[index].rope];
+  const int64_t tokens = step.all.num_tokens;
+  const TensorView qkv = qkv_.Rows(tokens);
+  const Ropes& ropes = ropes_[parts_.spec.layers[index].rope];
   ops.MatMul(ctx, qkv, normed, *layer.qkv, layer.qkv_bias);
-  ops.RopeAndStoreKv(ctx, qkv, kv, step, head_norm, rope, spec);
-  ops.PagedAttention(ctx, attended_.Rows(step.num_tokens), qkv.Columns(0, query_columns()), kv,
-                     step, spec);
+  for (const GroupStep::Run& run : step.runs) {
+    ops.RopeAndStoreKv(ctx, qkv.Rows(run.first_token, run.rows.num_tokens), kv, run.rows, head_norm,
+                       ropes.Of(run), spec);
+  }
+  ops.PagedAttention(ctx, attended_.Rows(tokens), qkv.Columns(0, query_columns()), kv, step.all,
+                     spec);
 }
 
-void AttentionBlock::RunLatent(const ExecContext& ctx, int index, const StepView& step,
+void AttentionBlock::RunLatent(const ExecContext& ctx, int index, const GroupStep& step,
                                TensorView normed) const {
   Ops& ops = parts_.ops;
   const LatentSpec& latent = parts_.spec.latent;
   const LayerWeights& layer = parts_.weights.layers[index];
   const KvLayer& kv = parts_.kv.layer(index);
   const AttentionSpec spec = SpecOf(index);
-  const int64_t tokens = step.num_tokens;
+  const int64_t tokens = step.all.num_tokens;
+  const Ropes& ropes = ropes_[parts_.spec.layers[index].rope];
   const TensorView qkv = qkv_.Rows(tokens);
   const TensorView first = qkv.Columns(0, qkv.dims[1] - latent.entry_size());
   const TensorView entry = qkv.Columns(first.dims[1], latent.entry_size());
@@ -121,10 +127,14 @@ void AttentionBlock::RunLatent(const ExecContext& ctx, int index, const StepView
     ops.MatMul(ctx, plain, first, *layer.query_up, {});
   }
   ops.MatMulHeads(ctx, query, plain, *layer.key_up, heads_.num_heads);
-  ops.RopeAndStoreLatent(ctx, query, plain, entry, kv, step,
-                         {.weight = layer.latent_norm, .eps = latent.norm_eps},
-                         ropes_[parts_.spec.layers[index].rope], spec);
-  ops.PagedAttention(ctx, mixed, query, kv, step, spec);
+  for (const GroupStep::Run& run : step.runs) {
+    const int64_t first = run.first_token;
+    const int64_t count = run.rows.num_tokens;
+    ops.RopeAndStoreLatent(
+        ctx, query.Rows(first, count), plain.Rows(first, count), entry.Rows(first, count), kv,
+        run.rows, {.weight = layer.latent_norm, .eps = latent.norm_eps}, ropes.Of(run), spec);
+  }
+  ops.PagedAttention(ctx, mixed, query, kv, step.all, spec);
   ops.MatMulHeads(ctx, attended_.Rows(tokens), mixed, *layer.value_up, heads_.num_heads);
 }
 

@@ -10,10 +10,12 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "kernels/ops.h"
 #include "models/weight_spec.h"
 #include "worker/activations.h"
 #include "worker/decoder.h"
+#include "worker/group_step.h"
 
 namespace tessera {
 
@@ -23,16 +25,24 @@ class AttentionBlock {
 
   absl::Status Allocate(Activations& activations);
   // partial [T, C] float32 = this rank's part of layer `index`, of normed [T, C] A.
-  void Run(const ExecContext& ctx, int index, const StepView& step, TensorView partial,
+  void Run(const ExecContext& ctx, int index, const GroupStep& step, TensorView partial,
            TensorView normed) const;
   // Columns of the widest input of its products.
   int64_t widest() const;
 
  private:
-  absl::Status AddRope(const RotarySpec& spec, Activations& activations);
+  // The two tables of a rotary embedding; most have the same for short and long sequences.
+  struct Ropes {
+    RopeSpec short_rope;
+    RopeSpec long_rope;
+    const RopeSpec& Of(const GroupStep::Run& run) const {
+      return run.long_rope ? long_rope : short_rope;
+    }
+  };
+  absl::StatusOr<RopeSpec> NewRope(const RotarySpec& spec, bool is_long, Activations& activations);
   AttentionSpec SpecOf(int index) const;
-  void RunFull(const ExecContext& ctx, int index, const StepView& step, TensorView normed) const;
-  void RunLatent(const ExecContext& ctx, int index, const StepView& step, TensorView normed) const;
+  void RunFull(const ExecContext& ctx, int index, const GroupStep& step, TensorView normed) const;
+  void RunLatent(const ExecContext& ctx, int index, const GroupStep& step, TensorView normed) const;
   bool is_latent() const { return parts_.spec.latent.kv_rank > 0; }
   // Elements of this rank's query heads as they meet the cache.
   int64_t query_columns() const { return heads_.num_heads * parts_.spec.head_size; }
@@ -44,14 +54,13 @@ class AttentionBlock {
   const DecoderParts parts_;
   const HeadShard heads_;
   const int64_t tokens_max_;
-  const int64_t context_max_;  // tokens of one sequence
 
-  TensorView qkv_;               // [tokens_max, rows of LayerWeights::qkv] A
-  TensorView plain_;             // [tokens_max, H * (N + R)] A, where queries are made in two steps
-  TensorView query_;             // [tokens_max, H * D] A, latent only
-  TensorView mixed_;             // [tokens_max, H * L] A, latent only
-  TensorView attended_;          // [tokens_max, columns of LayerWeights::output] A
-  std::vector<RopeSpec> ropes_;  // of ModelSpec::ropes
+  TensorView qkv_;            // [tokens_max, rows of LayerWeights::qkv] A
+  TensorView plain_;          // [tokens_max, H * (N + R)] A, where queries are made in two steps
+  TensorView query_;          // [tokens_max, H * D] A, latent only
+  TensorView mixed_;          // [tokens_max, H * L] A, latent only
+  TensorView attended_;       // [tokens_max, columns of LayerWeights::output] A
+  std::vector<Ropes> ropes_;  // of ModelSpec::ropes
 };
 
 }  // namespace tessera

@@ -19,9 +19,6 @@ namespace {
 
 using cluster::v1::DeviceInterval;
 
-// Bytes of zeros kept on the host to clear the residual stream with.
-constexpr size_t kZeroBytes = 64 << 10;
-
 // The reference holds the scale in the model's dtype.
 float EmbeddingScale(const ModelSpec& spec, DType dtype) {
   if (dtype == DType::kFloat32) return spec.embedding_scale;
@@ -35,7 +32,6 @@ class Decoder final : public TextModel {
         tokens_max_(limits.tokens_max),
         rows_max_(limits.rows_max),
         embedding_scale_(EmbeddingScale(parts.spec, parts.weights.dtype)),
-        zeros_(kZeroBytes),
         activations_(parts.ops),
         attention_(parts, limits),
         mlp_(parts, limits) {}
@@ -54,14 +50,14 @@ class Decoder final : public TextModel {
     return parts_.ops.Synchronize({});
   }
 
-  absl::StatusOr<TensorView> Forward(const ExecContext& ctx, const std::vector<StepView>& steps,
+  absl::StatusOr<TensorView> Forward(const ExecContext& ctx, const std::vector<GroupStep>& steps,
                                      StepTimer& timer) override {
-    const int64_t tokens = steps[0].num_tokens;
+    const int64_t tokens = steps[0].all.num_tokens;
     TESSERA_CHECK(tokens >= 1 && tokens <= tokens_max_) << tokens;
     const Weights& weights = parts_.weights;
     timer.Enter(DeviceInterval::COMPUTE);
     ClearResidual(ctx, tokens);
-    parts_.ops.Embedding(ctx, partial_.Rows(tokens), steps[0].tokens, weights.embedding,
+    parts_.ops.Embedding(ctx, partial_.Rows(tokens), steps[0].all.tokens, weights.embedding,
                          weights.vocab_begin, embedding_scale_);
     TESSERA_RETURN_IF_ERROR(ReduceAndNorm(ctx, tokens, {}, {}, InputNorm(0), timer));
     for (size_t index = 0; index < weights.layers.size(); ++index) {
@@ -76,7 +72,7 @@ class Decoder final : public TextModel {
       TESSERA_RETURN_IF_ERROR(ReduceAndNorm(ctx, tokens, layer.down_bias, layer.mlp_out_norm,
                                             InputNorm(index + 1), timer));
     }
-    return Head(ctx, steps[0]);
+    return Head(ctx, steps[0].all);
   }
 
   size_t workspace_bytes() const override {
@@ -103,12 +99,7 @@ class Decoder final : public TextModel {
 
   // residual [T, C] = 0, so that the embedding enters it like any other sum.
   void ClearResidual(const ExecContext& ctx, int64_t tokens) {
-    const TensorView residual = residual_.Rows(tokens);
-    const size_t bytes = residual.bytes();
-    for (size_t begin = 0; begin < bytes; begin += zeros_.size()) {
-      parts_.ops.CopyToDevice(ctx, residual.as<uint8_t>() + begin, zeros_.data(),
-                              std::min(zeros_.size(), bytes - begin));
-    }
+    parts_.ops.Fill(ctx, residual_.Rows(tokens), {.spread = 0.0f});
   }
 
   // residual += sum over ranks of partial + bias, or its norm with sum_norm; normed =
@@ -146,7 +137,6 @@ class Decoder final : public TextModel {
   const int64_t tokens_max_;
   const int64_t rows_max_;
   const float embedding_scale_;
-  const std::vector<uint8_t> zeros_;
 
   Activations activations_;  // own what the views look at
   TensorView residual_;      // [tokens_max, C] A

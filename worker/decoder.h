@@ -14,6 +14,7 @@
 #include "models/model_spec.h"
 #include "models/weight_spec.h"
 #include "worker/comm/communicator.h"
+#include "worker/group_step.h"
 #include "worker/kv_cache.h"
 #include "worker/plan_check.h"
 #include "worker/step_timer.h"
@@ -24,11 +25,11 @@ namespace tessera {
 class TextModel {
  public:
   virtual ~TextModel() = default;
-  // Computes one step, writing the keys and values of its tokens. `steps` has one view per KvGroup.
-  // Returns float32 [outputs, Vs], this rank's shard of the logits of steps[0].output_token, valid
-  // until the next call. An error is the communicator's: the group is lost.
+  // Computes one step, writing the keys and values of its tokens. `steps` has one per KvGroup.
+  // Returns float32 [outputs, Vs], this rank's shard of the logits of steps[0].all.output_token,
+  // valid until the next call. An error is the communicator's: the group is lost.
   virtual absl::StatusOr<TensorView> Forward(const ExecContext& ctx,
-                                             const std::vector<StepView>& steps,
+                                             const std::vector<GroupStep>& steps,
                                              StepTimer& timer) = 0;
   // Scratch that Forward needs in ExecContext::workspace.
   virtual size_t workspace_bytes() const = 0;

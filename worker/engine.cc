@@ -46,6 +46,7 @@ Engine::Engine(EngineOptions options, Ops& ops, ThreadPool* threads,
       timer_(clock),
       last_end_(clock.Now()) {
   ctx_.threads = threads;
+  ctx_.deterministic = options_.deterministic;
 }
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(EngineOptions options, Ops& ops,
@@ -58,9 +59,12 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(EngineOptions options, Op
                                             std::move(comm), clock, std::move(arrays)));
   const EngineOptions& opts = engine->options_;
   const HeadShard heads = HeadsOf(opts.spec, engine->comm_->rank(), engine->comm_->size());
+  const bool records = opts.record_decode && ops.CanRecord();
+  if (records) engine->graphs_ = std::make_unique<DecodeGraphs>(ops, clock);
   const KvCacheOptions kv_options = {.dtype = opts.kv_dtype,
                                      .block_size = opts.limits.block_size,
-                                     .num_blocks = opts.limits.num_blocks};
+                                     .num_blocks = opts.limits.num_blocks,
+                                     .spare_block = records};
   TESSERA_ASSIGN_OR_RETURN(engine->kv_, KvCache::Create(ops, opts.spec, heads, kv_options));
   const DecoderParts parts = {.spec = opts.spec,
                               .weights = *engine->weights_,
@@ -126,8 +130,7 @@ absl::Status Engine::Compute(const StepPlan& plan, StepResult& result) {
     return comm_->Barrier(ctx_);
   }
   ApplyPlan(plan, options_.limits, sequences_, input_);
-  const std::vector<StepView>& views = arrays_.Upload(ctx_, input_);
-  TESSERA_ASSIGN_OR_RETURN(TensorView logits, model_->Forward(ctx_, views, timer_));
+  TESSERA_ASSIGN_OR_RETURN(TensorView logits, Forward());
   timer_.Enter(DeviceInterval::SAMPLE);
   TESSERA_RETURN_IF_ERROR(sampler_.Sample(ctx_, drawn_, logits, input_.sampling));
   FillScoreRows(input_, drawn_, score_rows_);
@@ -141,6 +144,26 @@ absl::Status Engine::Compute(const StepPlan& plan, StepResult& result) {
   // Only now: the draws point into their sequences.
   ForgetFinished(plan, sequences_);
   return absl::OkStatus();
+}
+
+absl::StatusOr<TensorView> Engine::Forward() {
+  if (graphs_ == nullptr || !IsDecode(input_)) {
+    return model_->Forward(ctx_, arrays_.Upload(ctx_, input_), timer_);
+  }
+  const StepLimits& limits = options_.limits;
+  // Rows that stand for nothing would count as load of experts.
+  const int64_t rows =
+      options_.spec.moe.num_experts > 0
+          ? input_.num_rows()
+          : DecodeRowsBucket(input_.num_rows(),
+                             std::min<int64_t>(limits.rows_max, limits.tokens_max));
+  PadDecode(input_, rows, limits.num_blocks, BlocksFor(limits.context_max, limits.block_size),
+            padded_);
+  const std::vector<GroupStep>& steps = arrays_.Upload(ctx_, padded_);
+  TESSERA_ASSIGN_OR_RETURN(const TensorView logits, graphs_->Run(ctx_, padded_, [&] {
+    return model_->Forward(ctx_, steps, timer_);
+  }));
+  return logits.Rows(input_.num_rows());
 }
 
 void Engine::CopyBlocks(const StepPlan& plan) {

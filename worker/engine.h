@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -17,6 +18,7 @@
 #include "models/model_spec.h"
 #include "tessera/cluster/v1/step.pb.h"
 #include "worker/comm/communicator.h"
+#include "worker/decode_graphs.h"
 #include "worker/decoder.h"
 #include "worker/kv_cache.h"
 #include "worker/plan_check.h"
@@ -35,6 +37,9 @@ struct EngineOptions {
   ModelSpec spec;
   DType kv_dtype = DType::kBFloat16;
   StepLimits limits;
+  bool deterministic = true;  // see ExecContext
+  // Decode steps are recorded where the device can; their collectives must be queued like ops.
+  bool record_decode = false;
 };
 
 class Engine {
@@ -56,6 +61,8 @@ class Engine {
   void Abort() { comm_->Abort(); }
 
   uint64_t kv_bytes() const { return kv_->bytes(); }
+  // What recording has to tell, for the log; empty: nothing.
+  std::string TakeNews() { return graphs_ == nullptr ? "" : graphs_->TakeNews(); }
   // Buffers of the forward pass, arrays and scratch.
   uint64_t activation_bytes() const;
 
@@ -67,6 +74,7 @@ class Engine {
   absl::Status CheckIdentity(const cluster::v1::StepPlan& plan) const;
   void CopyBlocks(const cluster::v1::StepPlan& plan);
   absl::Status Compute(const cluster::v1::StepPlan& plan, cluster::v1::StepResult& result);
+  absl::StatusOr<TensorView> Forward();
   void Account(absl::Time begin, cluster::v1::StepResult& result);
 
   const EngineOptions options_;
@@ -76,6 +84,7 @@ class Engine {
   const std::unique_ptr<Communicator> comm_;
   std::unique_ptr<KvCache> kv_;
   std::unique_ptr<TextModel> model_;
+  std::unique_ptr<DecodeGraphs> graphs_;  // null: nothing is recorded
   Sampler sampler_;
   Scorer scorer_;
   Buffer workspace_;
@@ -83,6 +92,7 @@ class Engine {
 
   StepArrays arrays_;
   StepInput input_;
+  StepInput padded_;
   StepTimer timer_;
   SequenceMap sequences_;
   std::vector<int32_t> drawn_;  // one per entry of input_.sampling

@@ -14,15 +14,20 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "base/json_log.h"
 
 namespace tessera {
 
 class EventLog {
  public:
-  EventLog(const std::string& worker_name, spdlog::level::level_enum level)
+  EventLog(const std::string& worker_name, spdlog::level::level_enum level, bool json = false)
       : logger_("worker", std::make_shared<spdlog::sinks::stderr_sink_mt>()), name_(worker_name) {
     logger_.set_level(level);
-    logger_.set_pattern("%Y-%m-%dT%H:%M:%S.%e %^%l%$ %v");
+    if (json) {
+      logger_.set_formatter(std::make_unique<JsonLogFormatter>());
+    } else {
+      logger_.set_pattern("%Y-%m-%dT%H:%M:%S.%e %^%l%$ %v");
+    }
     logger_.flush_on(spdlog::level::trace);
   }
 

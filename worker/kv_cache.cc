@@ -37,13 +37,14 @@ absl::StatusOr<std::unique_ptr<KvCache>> KvCache::Create(Ops& ops, const ModelSp
   cache->layers_.resize(spec.num_layers);
   cache->group_of_.assign(spec.num_layers, -1);
   for (size_t group = 0; group < spec.kv_groups.size(); ++group) {
-    KvLayer layer = {.storage = {},
-                     .dtype = options.dtype,
-                     .num_blocks = options.num_blocks[group],
-                     .block_size = options.block_size,
-                     .num_heads = heads.num_kv_heads,
-                     .head_size = spec.kv_groups[group].head_size,
-                     .latent = spec.kv_groups[group].kind == KvGroup::Kind::kLatent};
+    KvLayer layer = {
+        .storage = {},
+        .dtype = options.dtype,
+        .num_blocks = int64_t{options.num_blocks[group]} + (options.spare_block ? 1 : 0),
+        .block_size = options.block_size,
+        .num_heads = heads.num_kv_heads,
+        .head_size = spec.kv_groups[group].head_size,
+        .latent = spec.kv_groups[group].kind == KvGroup::Kind::kLatent};
     const size_t bytes = ops.KvLayerBytes(layer);
     for (int index : spec.kv_groups[group].layers) {
       TESSERA_ASSIGN_OR_RETURN(Buffer buffer, ops.Allocate(bytes));

@@ -20,6 +20,8 @@ struct KvCacheOptions {
   DType dtype = DType::kBFloat16;
   int64_t block_size = 16;           // tokens
   std::vector<uint32_t> num_blocks;  // per KvGroup
+  // One block more, behind the others, for rows that stand for nothing.
+  bool spare_block = false;
 };
 
 class KvCache {

@@ -36,6 +36,7 @@ struct Flags {
   int threads = 1;
   double reconnect_seconds = 60;
   std::string log_level = "info";
+  std::string log_format = "text";
   bool probe = false;
 };
 
@@ -73,6 +74,9 @@ void Declare(CLI::App& app, Flags& flags) {
   app.add_option("--log-level", flags.log_level, "what goes to stderr: debug, info, warn or error")
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}))
       ->capture_default_str();
+  app.add_option("--log-format", flags.log_format, "lines of text, or JSON objects: text or json")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->capture_default_str();
   app.add_flag("--probe", flags.probe, "print what this machine has, as JSON, and exit");
 }
 
@@ -87,7 +91,8 @@ int Run(Flags& flags, const tessera::MachineFacts& facts) {
   if (options.worker_name.empty())
     options.worker_name = absl::StrCat(facts.host_name, ":", getpid());
   options.reconnect = absl::Seconds(flags.reconnect_seconds);
-  tessera::EventLog log(options.worker_name, spdlog::level::from_str(flags.log_level));
+  tessera::EventLog log(options.worker_name, spdlog::level::from_str(flags.log_level),
+                        flags.log_format == "json");
   const tessera::RealClock clock;
   // The watcher must exist before any thread; what it stops comes later.
   absl::Mutex mutex;

@@ -25,7 +25,7 @@ using cluster::v1::Assign;
 // Everything the bytes of a shard depend on.
 std::string KeyOf(const Assign& assign) {
   return absl::StrCat(assign.manifest_digest(), "/", assign.rank(), "/", assign.tp(), "/",
-                      assign.dtype());
+                      assign.dtype(), "/", assign.quantize());
 }
 
 std::string Gibibytes(uint64_t bytes) {
@@ -59,8 +59,9 @@ AssignmentBytes BytesOf(const ModelSpec& spec, const Assign& assign, DType dtype
   for (const WeightSpec& weight : WeightTable(spec)) {
     const Shard shard = ShardOf(weight, spec, rank, tp);
     const bool twice = weight.slot == WeightSlot::kEmbedding && spec.tied_head;
-    bytes.weights += shard.rows_padded * shard.column_count *
-                     DTypeSize(weight.ResidentDType(dtype)) * (twice ? 2 : 1);
+    const bool float8 = assign.quantize() == kFloat8Weights && MayBeFloat8(weight, spec);
+    const DType resident = float8 ? DType::kFloat8E4M3 : weight.ResidentDType(dtype);
+    bytes.weights += shard.rows_padded * shard.column_count * DTypeSize(resident) * (twice ? 2 : 1);
   }
   const MemoryRequest request = {.tp = tp, .dtype = dtype, .kv_dtype = kv_dtype};
   for (size_t group = 0; group < spec.kv_groups.size(); ++group) {
@@ -88,7 +89,9 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> ModelStore::OpenModel(const Assign& 
   absl::Status first_error = absl::OkStatus();
   for (const std::string& root : model_roots_) {
     for (const fs::path& directory : ModelCandidates(root, dir_name)) {
-      absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint = Checkpoint::Open(directory.string());
+      absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint =
+          assign.load_format() == kDummyWeights ? Checkpoint::WithoutWeights(directory.string())
+                                                : Checkpoint::Open(directory.string());
       const absl::Status status =
           checkpoint.ok() ? CheckDigest(**checkpoint, assign) : checkpoint.status();
       if (status.ok()) return checkpoint;
@@ -123,8 +126,10 @@ absl::StatusOr<ModelStore::Result> ModelStore::Get(const Assign& assign, const E
                      model->spec.kv_groups.size(), " KvGroups"));
   }
   TESSERA_RETURN_IF_ERROR(CheckMemory(model->spec, assign, dtype, kv_dtype));
-  const WeightsOptions options = {
-      .rank = static_cast<int>(assign.rank()), .tp = tp, .dtype = dtype};
+  const WeightsOptions options = {.rank = static_cast<int>(assign.rank()),
+                                  .tp = tp,
+                                  .dtype = dtype,
+                                  .float8 = assign.quantize() == kFloat8Weights};
   TESSERA_ASSIGN_OR_RETURN(
       std::unique_ptr<Weights> weights,
       LoadWeights(ops_, ctx, model->spec, *checkpoint, options, clock_, progress));

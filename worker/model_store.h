@@ -26,6 +26,11 @@ struct LoadedModel {
   std::shared_ptr<const Weights> weights;
 };
 
+// Assign.load_format of weights that are made up.
+inline constexpr char kDummyWeights[] = "dummy";
+// Assign.quantize of float8 weights.
+inline constexpr char kFloat8Weights[] = "fp8";
+
 // What one assignment takes of this machine, in bytes.
 struct AssignmentBytes {
   uint64_t weights = 0;

@@ -32,6 +32,7 @@ struct SequenceState {
   std::vector<std::vector<int32_t>> block_tables;  // [KvGroup][block of the sequence] block ids
   int64_t num_computed = 0;                        // tokens whose keys and values are in the cache
   int64_t num_prompt_tokens = 0;
+  bool long_rope = false;      // turns by the long factors, see SequenceReset
   SampleRow sampling = {};     // `position`, `logits_row` and `rules` are filled in per row
   uint32_t sample_scores = 0;  // 0: samples are not scored, else 1 + alternatives to each
   uint32_t prompt_scores = 0;  // 0: prompt tokens are not scored, else 1 + alternatives to each

@@ -49,6 +49,7 @@ void ApplyReset(const SequenceReset& reset, int64_t start, SequenceState& state)
   for (std::vector<int32_t>& table : state.block_tables) table.clear();
   state.num_computed = start;
   state.num_prompt_tokens = reset.num_prompt_tokens();
+  state.long_rope = reset.long_rope();
   state.sampling = {.temperature = params.temperature(),
                     .top_k = params.top_k(),
                     .top_p = params.top_p(),
@@ -147,6 +148,25 @@ int AppendBlocks(const StepPlan& plan, int row, int next_block, SequenceState& s
   return next_block;
 }
 
+// Divides the rows, in order, into runs that turn by the same table.
+void FillRuns(const std::vector<const SequenceState*>& rows, StepInput& input) {
+  input.runs.clear();
+  input.run_query_begin.clear();
+  for (size_t row = 0; row < rows.size(); ++row) {
+    if (input.runs.empty() || input.runs.back().long_rope != rows[row]->long_rope) {
+      input.runs.push_back({.first_row = static_cast<int64_t>(row),
+                            .num_rows = 0,
+                            .first_token = input.query_begin[row],
+                            .long_rope = rows[row]->long_rope});
+      input.run_query_begin.push_back(0);
+    }
+    StepInput::Run& run = input.runs.back();
+    ++run.num_rows;
+    input.run_query_begin.push_back(
+        static_cast<int32_t>(input.query_begin[row + 1] - run.first_token));
+  }
+}
+
 void FillBlockTable(const std::vector<const SequenceState*>& rows, size_t group,
                     StepInput::BlockTable& table) {
   table.width = 0;
@@ -170,6 +190,24 @@ TensorView CopyArray(Ops& ops, const ExecContext& ctx, const Buffer& buffer,
   const TensorView view = buffer.View(DType::kInt32, {static_cast<int64_t>(from.size())});
   if (!from.empty()) ops.CopyToDevice(ctx, view.data, from.data(), view.bytes());
   return view;
+}
+
+// The runs of step.all. `query_begin`: of all runs, one behind the other.
+void MakeRuns(const StepInput& input, TensorView query_begin, GroupStep& step) {
+  step.runs.clear();
+  int64_t begin = 0;
+  for (const StepInput::Run& run : input.runs) {
+    StepView rows;
+    rows.num_rows = run.num_rows;
+    rows.num_tokens = input.query_begin[run.first_row + run.num_rows] - run.first_token;
+    rows.tokens = step.all.tokens.Rows(run.first_token, rows.num_tokens);
+    rows.positions = step.all.positions.Rows(run.first_token, rows.num_tokens);
+    rows.query_begin = query_begin.Rows(begin, run.num_rows + 1);
+    rows.kv_length = step.all.kv_length.Rows(run.first_row, run.num_rows);
+    rows.block_table = step.all.block_table.Rows(run.first_row, run.num_rows);
+    step.runs.push_back({.rows = rows, .first_token = run.first_token, .long_rope = run.long_rope});
+    begin += run.num_rows + 1;
+  }
 }
 
 }  // namespace
@@ -201,6 +239,7 @@ void ApplyPlan(const StepPlan& plan, const StepLimits& limits, SequenceMap& sequ
     next_token = AppendTokens(plan, row, next_token, state, input);
     AppendOutputs(plan, row, state, input);
   }
+  FillRuns(rows, input);
   input.block_tables.resize(limits.num_blocks.size());
   for (size_t group = 0; group < input.block_tables.size(); ++group) {
     FillBlockTable(rows, group, input.block_tables[group]);
@@ -228,6 +267,8 @@ absl::StatusOr<StepArrays> StepArrays::Create(Ops& ops, const StepLimits& limits
   TESSERA_ASSIGN_OR_RETURN(arrays.tokens_, NewArray(ops, limits.tokens_max));
   TESSERA_ASSIGN_OR_RETURN(arrays.positions_, NewArray(ops, limits.tokens_max));
   TESSERA_ASSIGN_OR_RETURN(arrays.query_begin_, NewArray(ops, limits.rows_max + 1));
+  // Every run has an entry more than rows.
+  TESSERA_ASSIGN_OR_RETURN(arrays.run_query_begin_, NewArray(ops, 2 * limits.rows_max));
   TESSERA_ASSIGN_OR_RETURN(arrays.kv_length_, NewArray(ops, limits.rows_max));
   TESSERA_ASSIGN_OR_RETURN(arrays.output_token_, NewArray(ops, limits.rows_max));
   const int64_t table = limits.rows_max * BlocksFor(limits.context_max, limits.block_size);
@@ -235,11 +276,11 @@ absl::StatusOr<StepArrays> StepArrays::Create(Ops& ops, const StepLimits& limits
     TESSERA_ASSIGN_OR_RETURN(Buffer buffer, NewArray(ops, table));
     arrays.block_tables_.push_back(std::move(buffer));
   }
-  arrays.views_.resize(limits.num_blocks.size());
+  arrays.steps_.resize(limits.num_blocks.size());
   return arrays;
 }
 
-const std::vector<StepView>& StepArrays::Upload(const ExecContext& ctx, const StepInput& input) {
+const std::vector<GroupStep>& StepArrays::Upload(const ExecContext& ctx, const StepInput& input) {
   StepView view;
   view.num_rows = input.num_rows();
   view.num_tokens = input.num_tokens();
@@ -248,18 +289,22 @@ const std::vector<StepView>& StepArrays::Upload(const ExecContext& ctx, const St
   view.query_begin = CopyArray(*ops_, ctx, query_begin_, input.query_begin);
   view.kv_length = CopyArray(*ops_, ctx, kv_length_, input.kv_length);
   view.output_token = CopyArray(*ops_, ctx, output_token_, input.output_token);
-  for (size_t group = 0; group < views_.size(); ++group) {
+  const TensorView run_query_begin =
+      input.runs.size() == 1 ? view.query_begin
+                             : CopyArray(*ops_, ctx, run_query_begin_, input.run_query_begin);
+  for (size_t group = 0; group < steps_.size(); ++group) {
     const StepInput::BlockTable& table = input.block_tables[group];
     CopyArray(*ops_, ctx, block_tables_[group], table.entries);
     view.block_table = block_tables_[group].View(DType::kInt32, {view.num_rows, table.width});
-    views_[group] = view;
+    steps_[group].all = view;
+    MakeRuns(input, run_query_begin, steps_[group]);
   }
-  return views_;
+  return steps_;
 }
 
 uint64_t StepArrays::bytes() const {
   uint64_t bytes = tokens_.bytes() + positions_.bytes() + query_begin_.bytes() +
-                   kv_length_.bytes() + output_token_.bytes();
+                   run_query_begin_.bytes() + kv_length_.bytes() + output_token_.bytes();
   for (const Buffer& table : block_tables_) bytes += table.bytes();
   return bytes;
 }

@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/ops.h"
 #include "tessera/cluster/v1/step.pb.h"
+#include "worker/group_step.h"
 #include "worker/plan_check.h"
 #include "worker/sampler.h"
 #include "worker/scorer.h"
@@ -27,11 +28,20 @@ struct StepInput {
     std::vector<int32_t> entries;  // [R, width], 0 behind a shorter row's end
   };
 
+  struct Run {  // of rows, see GroupStep
+    int64_t first_row = 0;
+    int64_t num_rows = 0;
+    int64_t first_token = 0;
+    bool long_rope = false;
+  };
+
   std::vector<int32_t> tokens;           // [T]
   std::vector<int32_t> positions;        // [T]
   std::vector<int32_t> query_begin;      // [R + 1]
   std::vector<int32_t> kv_length;        // [R]
   std::vector<BlockTable> block_tables;  // [KvGroup]
+  std::vector<Run> runs;
+  std::vector<int32_t> run_query_begin;  // [R + runs], of every run from 0
   // Rows of logits: [L] index into T, ascending.
   std::vector<int32_t> output_token;
   // Draws in order of row and choice, position of the drawn token included. They point into the
@@ -64,9 +74,9 @@ class StepArrays {
  public:
   static absl::StatusOr<StepArrays> Create(Ops& ops, const StepLimits& limits);
 
-  // Copies the input to the device. One view per KvGroup, which differ in the block table only;
+  // Copies the input to the device. One step per KvGroup, which differ in the block table only;
   // valid until the next call.
-  const std::vector<StepView>& Upload(const ExecContext& ctx, const StepInput& input);
+  const std::vector<GroupStep>& Upload(const ExecContext& ctx, const StepInput& input);
 
   uint64_t bytes() const;
 
@@ -77,10 +87,11 @@ class StepArrays {
   Buffer tokens_;
   Buffer positions_;
   Buffer query_begin_;
+  Buffer run_query_begin_;
   Buffer kv_length_;
   Buffer output_token_;
   std::vector<Buffer> block_tables_;  // per KvGroup
-  std::vector<StepView> views_;
+  std::vector<GroupStep> steps_;
 };
 
 }  // namespace tessera

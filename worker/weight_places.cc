@@ -49,6 +49,10 @@ absl::StatusOr<std::unique_ptr<Weight>> WeightPlaces::NewPacked(int64_t rows, in
   return NewPacked({.rows = rows, .columns = columns, .dtype = options_.dtype});
 }
 
+absl::StatusOr<std::unique_ptr<Weight>> WeightPlaces::NewProduct(int64_t rows, int64_t columns) {
+  return NewPacked({.rows = rows, .columns = columns, .dtype = product_dtype()});
+}
+
 absl::StatusOr<std::unique_ptr<Weight>> WeightPlaces::NewPacked(const WeightShape& shape) {
   TESSERA_ASSIGN_OR_RETURN(std::unique_ptr<Weight> weight, ops_.NewWeight(shape));
   weights_.resident_bytes += weight->bytes();
@@ -60,7 +64,7 @@ absl::StatusOr<std::unique_ptr<Weight>> WeightPlaces::NewRowParallel(int64_t row
                                                                      int64_t columns) {
   return NewPacked({.rows = rows,
                     .columns = columns,
-                    .dtype = options_.dtype,
+                    .dtype = product_dtype(),
                     .column_begin = columns * options_.rank,
                     .column_total = columns * options_.tp});
 }
@@ -121,7 +125,7 @@ absl::Status WeightPlaces::AllocateLayer(const LayerSpec& spec, LayerWeights& la
 
 absl::Status WeightPlaces::AllocateAttention(LayerWeights& layer) {
   const int64_t qkv_rows = query_rows_ + 2 * kv_rows_;
-  TESSERA_ASSIGN_OR_RETURN(layer.qkv, NewPacked(qkv_rows, spec_.hidden_size));
+  TESSERA_ASSIGN_OR_RETURN(layer.qkv, NewProduct(qkv_rows, spec_.hidden_size));
   if (spec_.qkv_bias) {
     TESSERA_ASSIGN_OR_RETURN(layer.qkv_bias, NewPlain(qkv_rows));
   }
@@ -152,7 +156,7 @@ absl::Status WeightPlaces::AllocateLatentAttention(LayerWeights& layer) {
 
 absl::Status WeightPlaces::AllocateMlp(LayerWeights& layer, int64_t inner) {
   const int64_t hidden = spec_.hidden_size;
-  TESSERA_ASSIGN_OR_RETURN(layer.gate_up, NewPacked(2 * inner, hidden));
+  TESSERA_ASSIGN_OR_RETURN(layer.gate_up, NewProduct(2 * inner, hidden));
   TESSERA_ASSIGN_OR_RETURN(layer.down, NewRowParallel(hidden, inner));
   if (spec_.mlp_bias) {
     TESSERA_ASSIGN_OR_RETURN(layer.gate_up_bias, NewPlain(2 * inner));
@@ -171,8 +175,8 @@ absl::Status WeightPlaces::AllocateExperts(LayerWeights& layer) {
   }
   layer.experts.resize(experts_.count);
   for (ExpertWeights& expert : layer.experts) {
-    TESSERA_ASSIGN_OR_RETURN(expert.gate_up, NewPacked(2 * moe.expert_intermediate, hidden));
-    TESSERA_ASSIGN_OR_RETURN(expert.down, NewPacked(hidden, moe.expert_intermediate));
+    TESSERA_ASSIGN_OR_RETURN(expert.gate_up, NewProduct(2 * moe.expert_intermediate, hidden));
+    TESSERA_ASSIGN_OR_RETURN(expert.down, NewProduct(hidden, moe.expert_intermediate));
   }
   if (moe.shared_intermediate == 0) return absl::OkStatus();
   if (moe.shared_gate) {

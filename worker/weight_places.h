@@ -45,6 +45,9 @@ class WeightPlaces {
   absl::StatusOr<TensorView> NewPlain(int64_t rows, int64_t columns = 0);
   absl::StatusOr<TensorView> NewPlain(DType dtype, int64_t rows, int64_t columns);
   absl::StatusOr<std::unique_ptr<Weight>> NewPacked(int64_t rows, int64_t columns);
+  // The same, and the next, of a matrix that may be float8.
+  absl::StatusOr<std::unique_ptr<Weight>> NewProduct(int64_t rows, int64_t columns);
+  DType product_dtype() const { return options_.float8 ? DType::kFloat8E4M3 : options_.dtype; }
   absl::StatusOr<std::unique_ptr<Weight>> NewPacked(const WeightShape& shape);
   // The whole matrix has `columns` * tp columns, of which this rank has its share in rank order.
   absl::StatusOr<std::unique_ptr<Weight>> NewRowParallel(int64_t rows, int64_t columns);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 
 #include "base/status.h"
@@ -60,6 +61,45 @@ std::array<float, 256> Float8Values() {
   return values;
 }
 
+// FNV-1a, so that the seed of a tensor is that of its name.
+uint64_t SeedOf(const std::string& name) {
+  uint64_t hash = 0xcbf29ce484222325u;
+  for (const char c : name) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3u;
+  return hash;
+}
+
+bool IsNorm(WeightSlot slot) {
+  switch (slot) {
+    case WeightSlot::kFinalNorm:
+    case WeightSlot::kInputNorm:
+    case WeightSlot::kQueryNorm:
+    case WeightSlot::kKeyNorm:
+    case WeightSlot::kAttentionOutNorm:
+    case WeightSlot::kPostNorm:
+    case WeightSlot::kMlpOutNorm:
+    case WeightSlot::kQueryDownNorm:
+    case WeightSlot::kLatentNorm:
+      return true;
+    default:
+      return false;
+  }
+}
+
+// Sizes that keep activations near 1, so that attention is uneven and logits are numbers.
+NoiseSpec NoiseOf(const WeightSpec& weight, const ModelSpec& spec) {
+  NoiseSpec noise;
+  noise.seed = SeedOf(weight.name);
+  if (IsNorm(weight.slot)) {
+    noise.center = spec.norm_plus_one ? 0.0f : 1.0f;
+    noise.spread = 0.1f;
+  } else if (weight.shape.size() < 2) {
+    noise.spread = 0.02f;
+  } else {
+    noise.spread = std::sqrt(3.0f / static_cast<float>(StoredColumns(weight)));
+  }
+  return noise;
+}
+
 class Loader {
  public:
   Loader(Ops& ops, const ExecContext& ctx, const ModelSpec& spec, const Checkpoint& checkpoint,
@@ -80,7 +120,8 @@ class Loader {
     TESSERA_RETURN_IF_ERROR(ops_.Synchronize(ctx_));
     TESSERA_CHECK(rows_filled_ == places_.rows_made())
         << rows_filled_ << " weight rows filled of " << places_.rows_made();
-    TESSERA_CHECK(weights_->bytes_read == bytes_total_) << weights_->bytes_read;
+    TESSERA_CHECK(bytes_done_ == bytes_total_) << bytes_done_;
+    weights_->bytes_read = checkpoint_.has_no_weights() ? 0 : bytes_done_;
     return std::move(weights_);
   }
 
@@ -88,6 +129,7 @@ class Loader {
   absl::Status LoadTensor(const WeightSpec& weight) {
     const Shard shard = ShardOf(weight, spec_, options_.rank, options_.tp);
     if (shard.row_count == 0) return absl::OkStatus();
+    if (checkpoint_.has_no_weights()) return MakeTensor(weight, shard);
     const Checkpoint::Located& located = checkpoint_.tensors().at(weight.name);
     const std::vector<WeightPlace> places = places_.Of(weight);
     const int64_t element = static_cast<int64_t>(DTypeSize(located.entry.dtype));
@@ -109,8 +151,38 @@ class Loader {
       }
       for (const WeightPlace& place : places) Store(place, row, piece);
       located.file->Release(begin, begin + rows * stored_row_bytes);
-      weights_->bytes_read += rows * row_bytes;
-      TESSERA_RETURN_IF_ERROR(progress_(weights_->bytes_read, bytes_total_));
+      bytes_done_ += rows * row_bytes;
+      TESSERA_RETURN_IF_ERROR(progress_(bytes_done_, bytes_total_));
+    }
+    return absl::OkStatus();
+  }
+
+  // Makes the tensor's shard up. A number depends on its tensor's name and its place in the whole
+  // tensor, so every tp has parts of the same model.
+  absl::Status MakeTensor(const WeightSpec& weight, const Shard& shard) {
+    const int64_t stored_columns = StoredColumns(weight);
+    NoiseSpec noise = NoiseOf(weight, spec_);
+    int64_t step = std::max<int64_t>(1, kLoadChunkBytes / std::max<int64_t>(shard.column_count, 1));
+    step = (step + kRowsGranularity - 1) / kRowsGranularity * kRowsGranularity;
+    if (weight.run_rows > 0) step = weight.run_rows;
+    const DType dtype = checkpoint_.tensors().at(weight.name).entry.dtype;
+    for (int64_t row = 0; row < shard.row_count; row += step) {
+      const int64_t rows = std::min(step, shard.row_count - row);
+      noise.first = weight.StoredRow(shard.row_begin + row) * stored_columns + shard.column_begin;
+      for (const WeightPlace& place : places_.Of(weight)) {
+        noise.row_step = place.transposed ? 1 : stored_columns;
+        noise.column_step = place.transposed ? stored_columns : 1;
+        const int64_t made = place.transposed ? shard.column_count : rows;
+        const int64_t to = place.row_begin + (place.transposed ? row / rows * made : row);
+        rows_filled_ += made;
+        if (place.packed != nullptr) {
+          ops_.FillRows(*place.packed, to, made, noise);
+        } else {
+          ops_.Fill(ctx_, place.plain.Rows(to, made), noise);
+        }
+      }
+      bytes_done_ += rows * shard.column_count * DTypeSize(dtype);
+      TESSERA_RETURN_IF_ERROR(progress_(bytes_done_, bytes_total_));
     }
     return absl::OkStatus();
   }
@@ -210,6 +282,7 @@ class Loader {
   std::vector<float> scaled_;
   std::vector<float> transposed_;
   int64_t rows_filled_ = 0;
+  uint64_t bytes_done_ = 0;
 };
 
 }  // namespace
@@ -231,6 +304,7 @@ absl::StatusOr<std::unique_ptr<Weights>> LoadWeights(
   const absl::Time start = clock.Now();
   TESSERA_RETURN_IF_ERROR(CheckTensorParallel(spec, options.tp));
   TESSERA_RETURN_IF_ERROR(CheckTensors(spec, checkpoint));
+  TESSERA_RETURN_IF_ERROR(CheckFinite(spec, checkpoint));
   Loader loader(ops, ctx, spec, checkpoint, options, progress);
   TESSERA_ASSIGN_OR_RETURN(std::unique_ptr<Weights> weights, loader.Load());
   weights->seconds = absl::ToDoubleSeconds(clock.Now() - start);

@@ -71,7 +71,8 @@ struct Weights {
   TensorView head_bias;          // [Vs] A
   std::vector<LayerWeights> layers;
 
-  uint64_t bytes_read = 0;  // of the checkpoint; a tied head's bytes count once
+  // Of the checkpoint, 0 if it has no weights; a tied head's bytes count once.
+  uint64_t bytes_read = 0;
   // Of these weights in memory. The embedding gather wants plain rows and the head wants packed
   // panels, so a tied head is resident twice, as the memory plan has it.
   uint64_t resident_bytes = 0;
@@ -84,6 +85,7 @@ struct WeightsOptions {
   int rank = 0;
   int tp = 1;
   DType dtype = DType::kBFloat16;  // float32 or bfloat16
+  bool float8 = false;             // matrices that may be float8 are, see MayBeFloat8
 };
 
 // Called after every piece of at most about kLoadChunkBytes. A status that is not OK ends the load

@@ -157,6 +157,8 @@ absl::StatusOr<const tt_template*> ChatTemplate::Choose(bool has_tools) const {
   return found->second.get();
 }
 
+bool ChatTemplate::has_default() const { return templates_.contains(kDefaultName); }
+
 absl::StatusOr<RenderedPrompt> ChatTemplate::Render(std::string_view input_json,
                                                     absl::Time now) const {
   bool has_tools = false;

@@ -60,6 +60,9 @@ class ChatTemplate {
   // in UTC.
   absl::StatusOr<RenderedPrompt> Render(std::string_view input_json, absl::Time now) const;
 
+  // False where several named ones leave open which is taken; then chats without tools are refused.
+  bool has_default() const;
+
   // Render, then token ids.
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view input_json, absl::Time now) const;
 

@@ -52,13 +52,14 @@ constexpr TokenizerClass kClasses[] = {
 // The class of a folder that does not name one.
 constexpr std::pair<std::string_view, std::string_view> kClassOfType[] = {
     {"llama", "LlamaTokenizer"},       {"mistral", "LlamaTokenizer"},
-    {"ministral", "LlamaTokenizer"},   {"mixtral", "LlamaTokenizer"},
-    {"phi3", "LlamaTokenizer"},        {"phimoe", "LlamaTokenizer"},
-    {"deepseek_v2", "LlamaTokenizer"}, {"deepseek_v3", "LlamaTokenizer"},
-    {"gemma", "GemmaTokenizer"},       {"gemma2", "GemmaTokenizer"},
-    {"gemma3", "GemmaTokenizer"},      {"gemma3_text", "GemmaTokenizer"},
-    {"qwen2", "Qwen2Tokenizer"},       {"qwen2_moe", "Qwen2Tokenizer"},
-    {"qwen3", "Qwen2Tokenizer"},       {"qwen3_moe", "Qwen2Tokenizer"},
+    {"ministral", "LlamaTokenizer"},   {"mistral3", "LlamaTokenizer"},
+    {"mixtral", "LlamaTokenizer"},     {"phi3", "LlamaTokenizer"},
+    {"phimoe", "LlamaTokenizer"},      {"deepseek_v2", "LlamaTokenizer"},
+    {"deepseek_v3", "LlamaTokenizer"}, {"gemma", "GemmaTokenizer"},
+    {"gemma2", "GemmaTokenizer"},      {"gemma3", "GemmaTokenizer"},
+    {"gemma3_text", "GemmaTokenizer"}, {"qwen2", "Qwen2Tokenizer"},
+    {"qwen2_moe", "Qwen2Tokenizer"},   {"qwen3", "Qwen2Tokenizer"},
+    {"qwen3_moe", "Qwen2Tokenizer"},
 };
 
 std::string TextAt(const Json& object, const char* key) {

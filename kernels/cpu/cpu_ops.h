@@ -36,8 +36,14 @@ class CpuOps final : public Ops {
   size_t WorkspaceBytes(int64_t tokens_max, int64_t rows_max, int64_t widest) override;
   size_t ExpertsWorkspaceBytes(int64_t tokens_max, const ExpertSizes& sizes) override;
 
+  bool CanRecord() const override { return false; }
+  absl::Status BeginRecording(const ExecContext&) override;
+  absl::StatusOr<Recording> EndRecording(const ExecContext&) override;
+  absl::Status Replay(const ExecContext&, const Recording& recording) override;
   absl::StatusOr<std::unique_ptr<Weight>> NewWeight(const WeightShape& shape) override;
   void PackRows(Weight& weight, int64_t row_begin, TensorView source) override;
+  void FillRows(Weight& weight, int64_t row_begin, int64_t rows, const NoiseSpec& noise) override;
+  void Fill(const ExecContext&, TensorView out, const NoiseSpec& noise) override;
 
   void Embedding(const ExecContext&, TensorView out, TensorView tokens, TensorView table,
                  int64_t vocab_begin, float scale) override;

@@ -82,6 +82,28 @@ void GemmTileBFloat16(const GemmTile& tile) {
   acc.Store(tile.out);
 }
 
+template <typename S, int kRows, int kPanels>
+void GemmTileFloat8(const GemmTile& tile) {
+  const uint8_t* w = static_cast<const uint8_t*>(tile.w);
+  GemmAccumulators<S, kRows, kPanels> acc;
+  acc.Clear();
+  for (int64_t k = 0; k < tile.k; ++k) {
+    typename S::F columns[kPanels];
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) {
+      columns[p] = S::LoadFloat8(w + p * tile.panel_stride + k * kPanelColumns);
+    }
+    acc.Step(tile.x + k * kRows, columns);
+  }
+  acc.Store(tile.out);
+}
+
+template <typename S, int kRows>
+void GemmRowsFloat8(const GemmTile& tile) {
+  if (tile.panels == 1) return GemmTileFloat8<S, kRows, 1>(tile);
+  GemmTileFloat8<S, kRows, S::Panels(kRows)>(tile);
+}
+
 template <typename S, int kRows>
 void GemmRowsFloat(const GemmTile& tile) {
   if (tile.panels == 1) return GemmTileFloat<S, kRows, 1>(tile);
@@ -99,6 +121,12 @@ template <typename S, int kRows = S::kRowsMax>
 void GemmFloat(const GemmTile& tile) {
   if (tile.rows == kRows) return GemmRowsFloat<S, kRows>(tile);
   if constexpr (kRows > 1) GemmFloat<S, kRows - 1>(tile);
+}
+
+template <typename S, int kRows = S::kRowsMax>
+void GemmFloat8(const GemmTile& tile) {
+  if (tile.rows == kRows) return GemmRowsFloat8<S, kRows>(tile);
+  if constexpr (kRows > 1) GemmFloat8<S, kRows - 1>(tile);
 }
 
 template <typename S, int kRows = S::kRowsMax>

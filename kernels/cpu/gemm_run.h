@@ -63,6 +63,14 @@ struct TileRunner {
   const Slices slices;
   alignas(64) float result[kReduceSlices * kTileMax];  // [slices][rows][panels * 16]
 
+  // Output columns times their scales.
+  static void Scale(const GemmTile& tile, const float* scales) {
+    const int columns = tile.panels * kPanelColumns;
+    for (int r = 0; r < tile.rows; ++r) {
+      for (int i = 0; i < columns; ++i) tile.out[r * columns + i] *= scales[i];
+    }
+  }
+
   void Run(const float* x, int rows, int64_t panel, int panels) {
     GemmTile tile;
     tile.panel_stride = weight.panel_elements();
@@ -73,7 +81,17 @@ struct TileRunner {
       tile.x = x + slice.begin * rows;
       tile.w = weight.At(panel, slice.packed_begin);
       tile.k = slice.count;
-      (weight.dtype() == DType::kFloat32 ? kernels.gemm_float : kernels.gemm_bfloat16)(tile);
+      switch (weight.dtype()) {
+        case DType::kFloat32:
+          kernels.gemm_float(tile);
+          break;
+        case DType::kFloat8E4M3:
+          kernels.gemm_float8(tile);
+          Scale(tile, weight.Scales(slice) + panel * kPanelColumns);
+          break;
+        default:
+          kernels.gemm_bfloat16(tile);
+      }
       tile.out += kTileMax;
     }
     SumTree(result, static_cast<int64_t>(slices.size()), kTileMax, rows * panels * kPanelColumns);

@@ -28,7 +28,7 @@ inline constexpr int kPairsMax = 16;      // (query, head) pairs that share one 
 // out = x . w over one run of k, from zero, k in order, one FMA per element.
 struct GemmTile {
   const float* x;  // [k][rows]
-  const void* w;   // [panels] of [k][16] float32, or [k / 2][16][2] bfloat16, k rounded up to even
+  const void* w;   // [panels] of [k][16] float32 or float8, or [k / 2][16][2] bfloat16, k even
   int64_t panel_stride;  // elements from panel to panel
   int64_t k;
   int rows;    // 1 .. rows_max
@@ -77,6 +77,7 @@ struct KernelTable {
   int panels[kRowsMax + 1];  // best panels per tile for each number of rows
   void (*gemm_float)(const GemmTile& tile);
   void (*gemm_bfloat16)(const GemmTile& tile);
+  void (*gemm_float8)(const GemmTile& tile);
   void (*attention)(const AttentionTile& tile);
   RowKernels<float> float_rows;
   RowKernels<BFloat16> bfloat16_rows;

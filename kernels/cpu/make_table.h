@@ -31,6 +31,7 @@ constexpr KernelTable MakeTable() {
   for (int rows = 1; rows <= S::kRowsMax; ++rows) table.panels[rows] = S::Panels(rows);
   table.gemm_float = GemmFloat<S>;
   table.gemm_bfloat16 = GemmBFloat16<S>;
+  table.gemm_float8 = GemmFloat8<S>;
   table.attention = Attention<S>;
   table.float_rows = MakeRowKernels<S, float>();
   table.bfloat16_rows = MakeRowKernels<S, BFloat16>();

@@ -64,4 +64,16 @@ void CpuOps::CopyToHost(const ExecContext&, void* host, const void* device, size
 
 absl::Status CpuOps::Synchronize(const ExecContext&) { return absl::OkStatus(); }
 
+absl::Status CpuOps::BeginRecording(const ExecContext&) {
+  return absl::UnimplementedError("a CPU does not record steps");
+}
+
+absl::StatusOr<Ops::Recording> CpuOps::EndRecording(const ExecContext&) {
+  return absl::UnimplementedError("a CPU does not record steps");
+}
+
+absl::Status CpuOps::Replay(const ExecContext&, const Recording&) {
+  return absl::UnimplementedError("a CPU does not record steps");
+}
+
 }  // namespace tessera::cpu

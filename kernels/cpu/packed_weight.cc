@@ -3,11 +3,13 @@
 #include "kernels/cpu/packed_weight.h"
 
 #include <algorithm>
+#include <cmath>
 #include <type_traits>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "base/float8.h"
 #include "kernels/cpu/memory.h"
 
 namespace tessera::cpu {
@@ -67,8 +69,9 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> PackedWeight::Create(const WeightS
       shape.columns > kDimensionMax) {
     return refuse("rows and columns must lie in 1 .. 2^31");
   }
-  if (shape.dtype != DType::kFloat32 && shape.dtype != DType::kBFloat16) {
-    return refuse("CPU weights are float32 or bfloat16");
+  if (shape.dtype != DType::kFloat32 && shape.dtype != DType::kBFloat16 &&
+      shape.dtype != DType::kFloat8E4M3) {
+    return refuse("CPU weights are float32, bfloat16 or float8");
   }
   std::vector<Slice> slices;
   int64_t packed = 0;
@@ -101,6 +104,12 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> PackedWeight::Create(const WeightS
       weight->panels() * weight->panel_elements() * static_cast<int64_t>(DTypeSize(shape.dtype))));
   if (!storage.ok()) return storage.status();
   weight->storage_ = *std::move(storage);
+  if (shape.dtype == DType::kFloat8E4M3) {
+    const int64_t scales = static_cast<int64_t>(weight->slices_.size()) * weight->panels() * 16;
+    absl::StatusOr<Buffer> buffer = AllocateZeroed(static_cast<size_t>(scales) * sizeof(float));
+    if (!buffer.ok()) return buffer.status();
+    weight->scales_ = *std::move(buffer);
+  }
   return weight;
 }
 
@@ -108,6 +117,25 @@ const void* PackedWeight::At(int64_t panel, int64_t packed_k) const {
   const int64_t element = panel * panel_elements() + packed_k * 16;
   return static_cast<const char*>(storage_.data()) +
          element * static_cast<int64_t>(DTypeSize(shape_.dtype));
+}
+
+template <typename From>
+void PackedWeight::PackFloat8Row(int64_t row, const From* from) {
+  uint8_t* panel = static_cast<uint8_t*>(storage_.data()) + row / 16 * panel_elements() + row % 16;
+  float* scales = static_cast<float*>(scales_.data()) + row;
+  for (const Slice& slice : slices_) {
+    float largest = 0.0f;
+    for (int64_t k = 0; k < slice.count; ++k) {
+      largest = std::max(largest, std::fabs(Read(from[slice.begin + k])));
+    }
+    const Float8Scale scale = Float8ScaleOf(largest);
+    *scales = scale.scale;
+    scales += panels() * 16;
+    for (int64_t k = 0; k < slice.count; ++k) {
+      panel[(slice.packed_begin + k) * 16] =
+          ToFloat8E4M3(Read(from[slice.begin + k]) * scale.inverse);
+    }
+  }
 }
 
 void PackedWeight::Pack(int64_t row_begin, TensorView source) {
@@ -127,6 +155,17 @@ void PackedWeight::Pack(int64_t row_begin, TensorView source) {
       row += n;
     }
   };
+  if (shape_.dtype == DType::kFloat8E4M3) {
+    const auto quantize = [&](const auto* from) {
+      for (int64_t row = 0; row < source.dims[0]; ++row) {
+        PackFloat8Row(row_begin + row, from + row * source.stride);
+      }
+    };
+    if (source.dtype == DType::kFloat32) return quantize(source.as<const float>());
+    if (source.dtype == DType::kBFloat16) return quantize(source.as<const BFloat16>());
+    TESSERA_CHECK(source.dtype == DType::kFloat16) << DTypeName(source.dtype) << " weights";
+    return quantize(source.as<const uint16_t>());
+  }
   const auto pack_from = [&](auto* to) {
     if (source.dtype == DType::kFloat32) return pack(to, source.as<const float>());
     if (source.dtype == DType::kBFloat16) return pack(to, source.as<const BFloat16>());

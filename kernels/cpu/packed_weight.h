@@ -2,6 +2,7 @@
 // over k. Made and filled while loading, read-only afterwards; read by any thread of a pool.
 //
 // Layout: panel p holds outputs 16 p .. 16 p + 15, the last padded with zeros. float32: [K][16].
+// float8: [K][16], and a scale for every row of every slice.
 // bfloat16: [K / 2][16][2], two consecutive k side by side, so that one shift or mask widens them.
 // A row-parallel weight is cut in the fixed slices of K; each begins on an even packed k, so it may
 // hold a zero row.
@@ -33,7 +34,7 @@ class PackedWeight final : public Weight {
   int64_t rows() const override { return shape_.rows; }
   int64_t columns() const override { return shape_.columns; }
   DType dtype() const override { return shape_.dtype; }
-  size_t bytes() const override { return storage_.bytes(); }
+  size_t bytes() const override { return storage_.bytes() + scales_.bytes(); }
 
   bool row_parallel() const { return shape_.column_total > 0; }
   // One slice if not row-parallel, else this rank's 1, 2, 4 or 8 (none of them left out when
@@ -43,6 +44,11 @@ class PackedWeight final : public Weight {
   int64_t panel_elements() const { return packed_columns_ * 16; }
   // Panel `panel` from packed k `packed_k` on.
   const void* At(int64_t panel, int64_t packed_k) const;
+
+  // Of a float8 weight: [panels * 16], what sums over this slice count.
+  const float* Scales(const Slice& slice) const {
+    return static_cast<const float*>(scales_.data()) + (&slice - slices_.data()) * panels() * 16;
+  }
 
   // See Ops::PackRows.
   void Pack(int64_t row_begin, TensorView source);
@@ -54,7 +60,11 @@ class PackedWeight final : public Weight {
   const WeightShape shape_;
   const std::vector<Slice> slices_;
   const int64_t packed_columns_;
+  template <typename From>
+  void PackFloat8Row(int64_t row, const From* from);
+
   Buffer storage_;
+  Buffer scales_;  // [slices][panels * 16] float32, of a float8 weight
 };
 
 }  // namespace tessera::cpu

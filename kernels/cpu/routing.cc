@@ -40,6 +40,7 @@ class Router {
   float* logits() { return logits_; }  // [E], to be filled before Run
 
   void Run(int32_t* ids, float* weights) {
+    if (!IsFinite()) return Spoil(ids, weights);
     if (spec_.scoring == Scoring::kSparseMixer) return MixSparsely(ids, weights);
     Score();
     for (int64_t e = 0; e < experts_; ++e) {
@@ -61,7 +62,19 @@ class Router {
   }
 
  private:
-  // A score that is no number is chosen last.
+  bool IsFinite() const {
+    return std::all_of(logits_, logits_ + experts_, [](float x) { return std::isfinite(x); });
+  }
+
+  // No choice would be right: the token's logits are to show it.
+  void Spoil(int32_t* ids, float* weights) const {
+    for (int64_t j = 0; j < count_; ++j) {
+      ids[j] = static_cast<int32_t>(j);
+      weights[j] = std::numeric_limits<float>::quiet_NaN();
+    }
+  }
+
+  // A score that is no number, as a bias may make it, is chosen last.
   static float Known(float x) { return x == x ? x : kNever; }
 
   void Score() {

@@ -27,6 +27,15 @@ struct Avx2Simd {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
   }
   static F Load(const BFloat16* p) { return {Widen(p), Widen(p + 8)}; }
+  // Float8 bits are those of a float32 that is 2^120 times smaller.
+  static __m256 WidenFloat8(const uint8_t* p) {
+    const __m256i u = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+    const __m256i sign = _mm256_slli_epi32(_mm256_and_si256(u, _mm256_set1_epi32(0x80)), 24);
+    const __m256i rest = _mm256_slli_epi32(_mm256_and_si256(u, _mm256_set1_epi32(0x7f)), 20);
+    return _mm256_mul_ps(_mm256_castsi256_ps(_mm256_or_si256(sign, rest)),
+                         _mm256_set1_ps(0x1p120f));
+  }
+  static F LoadFloat8(const uint8_t* p) { return {WidenFloat8(p), WidenFloat8(p + 8)}; }
   static void Store(float* p, F a) {
     _mm256_storeu_ps(p, a.lo);
     _mm256_storeu_ps(p + 8, a.hi);

@@ -23,6 +23,14 @@ struct Avx512Simd {
     const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
   }
+  // Float8 bits are those of a float32 that is 2^120 times smaller.
+  static F LoadFloat8(const uint8_t* p) {
+    const __m512i u = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    const __m512i sign = _mm512_slli_epi32(_mm512_and_si512(u, _mm512_set1_epi32(0x80)), 24);
+    const __m512i rest = _mm512_slli_epi32(_mm512_and_si512(u, _mm512_set1_epi32(0x7f)), 20);
+    return _mm512_mul_ps(_mm512_castsi512_ps(_mm512_or_si512(sign, rest)),
+                         _mm512_set1_ps(0x1p120f));
+  }
   static void Store(float* p, F a) { _mm512_storeu_ps(p, a); }
   static void Store(BFloat16* p, F a) {
     const __m512i u = _mm512_castps_si512(a);

@@ -56,6 +56,13 @@ struct PlainSimd {
   static F Load(const BFloat16* p) {
     return Map([=](int i) { return FromBits(static_cast<uint32_t>(p[i].bits) << 16); });
   }
+  // Float8 bits are those of a float32 that is 2^120 times smaller.
+  static F LoadFloat8(const uint8_t* p) {
+    return Map([=](int i) {
+      const uint32_t u = p[i];
+      return FromBits((u & 0x80u) << 24 | (u & 0x7fu) << 20) * 0x1p120f;
+    });
+  }
   static void Store(float* p, F a) { std::memcpy(p, a.v, sizeof(a.v)); }
   // Rounds to nearest, ties to even; NaN stays NaN.
   static void Store(BFloat16* p, F a) {

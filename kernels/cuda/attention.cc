@@ -171,7 +171,7 @@ void CudaOps::PagedAttention(const ExecContext& context, TensorView out, TensorV
   if (!context.deterministic) {
     arguments.chunk_tokens =
         step.num_rows * kv.num_heads >= kManyWarps ? kChunkTokensMany : kChunkTokensFew;
-    LaunchFlashPrefill(arguments, stream);
+    if (step.num_tokens > step.num_rows) LaunchFlashPrefill(arguments, stream);
   }
   // The longest row has as many chunks as the block table has room for, at most kChunksMax.
   const int64_t longest = step.block_table.dims[1] * kv.block_size;

@@ -66,39 +66,47 @@ CublasLt::~CublasLt() {
   if (handle_ != nullptr) functions_.destroy(handle_);
 }
 
-absl::StatusOr<const CublasLt::Plan*> CublasLt::PlanFor(const ProductArguments& a,
+template <typename T>
+absl::Status CublasLt::Set(const Plan& plan, cublasLtMatmulDescAttributes_t attribute,
+                           const T& value) {
+  return Check(functions_.desc_set(plan.operation, attribute, &value, sizeof(value)),
+               absl::StrCat("set attribute ", static_cast<int>(attribute), " of a product"));
+}
+
+absl::Status CublasLt::MakeOperation(Plan& plan, bool bias, bool float8) {
+  TESSERA_RETURN_IF_ERROR(
+      Check(functions_.desc_create(&plan.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F),
+            "describe a product"));
+  TESSERA_RETURN_IF_ERROR(Set(plan, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T));
+  if (bias) {
+    TESSERA_RETURN_IF_ERROR(Set(plan, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS));
+    TESSERA_RETURN_IF_ERROR(Set(plan, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, CUDA_R_16BF));
+  }
+  if (!float8) return absl::OkStatus();
+  const int32_t rows = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+  TESSERA_RETURN_IF_ERROR(Set(plan, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, rows));
+  return Set(plan, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, rows);
+}
+
+absl::StatusOr<const CublasLt::Plan*> CublasLt::PlanFor(const ProductArguments& a, bool float8,
                                                         size_t workspace_bytes) {
   const ProductSlice& last = a.slice[a.slices - 1];
   const int64_t inputs = last.packed_begin + last.count;
   const Shape shape(a.tokens, a.outputs, inputs, a.x_stride, a.w_stride, a.out_stride,
-                    a.out_bfloat16, a.bias != nullptr);
+                    a.out_bfloat16, a.bias != nullptr, float8);
   const auto found = plans_.find(shape);
   if (found != plans_.end()) return found->second.get();
   auto plan = std::make_unique<Plan>(functions_);
   const Functions& f = functions_;
-  TESSERA_RETURN_IF_ERROR(
-      Check(f.desc_create(&plan->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "describe a product"));
-  const cublasOperation_t transposed = CUBLAS_OP_T;
-  TESSERA_RETURN_IF_ERROR(Check(
-      f.desc_set(plan->operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof(transposed)),
-      "transpose"));
-  if (a.bias != nullptr) {
-    const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
-    const cudaDataType_t type = CUDA_R_16BF;
-    TESSERA_RETURN_IF_ERROR(Check(
-        f.desc_set(plan->operation, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof(epilogue)),
-        "add a bias"));
-    TESSERA_RETURN_IF_ERROR(
-        Check(f.desc_set(plan->operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &type, sizeof(type)),
-              "add a bias"));
-  }
+  TESSERA_RETURN_IF_ERROR(MakeOperation(*plan, a.bias != nullptr, float8));
   const auto layout = [&](cublasLtMatrixLayout_t& made, cudaDataType_t type, int64_t rows,
                           int64_t columns, int64_t stride) {
     return Check(f.layout_create(&made, type, rows, columns, stride), "describe a matrix");
   };
   const cudaDataType_t out_type = a.out_bfloat16 ? CUDA_R_16BF : CUDA_R_32F;
-  TESSERA_RETURN_IF_ERROR(layout(plan->w, CUDA_R_16BF, inputs, a.outputs, a.w_stride));
-  TESSERA_RETURN_IF_ERROR(layout(plan->x, CUDA_R_16BF, inputs, a.tokens, a.x_stride));
+  const cudaDataType_t type = float8 ? CUDA_R_8F_E4M3 : CUDA_R_16BF;
+  TESSERA_RETURN_IF_ERROR(layout(plan->w, type, inputs, a.outputs, a.w_stride));
+  TESSERA_RETURN_IF_ERROR(layout(plan->x, type, inputs, a.tokens, a.x_stride));
   TESSERA_RETURN_IF_ERROR(layout(plan->out, out_type, a.outputs, a.tokens, a.out_stride));
   cublasLtMatmulPreference_t preference = nullptr;
   TESSERA_RETURN_IF_ERROR(Check(f.preference_create(&preference), "prefer"));
@@ -121,12 +129,9 @@ absl::StatusOr<const CublasLt::Plan*> CublasLt::PlanFor(const ProductArguments& 
 
 absl::Status CublasLt::Multiply(const ProductArguments& a, void* workspace, size_t workspace_bytes,
                                 cudaStream_t stream) {
-  TESSERA_ASSIGN_OR_RETURN(const Plan* plan, PlanFor(a, workspace_bytes));
+  TESSERA_ASSIGN_OR_RETURN(const Plan* plan, PlanFor(a, false, workspace_bytes));
   if (a.bias != nullptr) {
-    TESSERA_RETURN_IF_ERROR(
-        Check(functions_.desc_set(plan->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &a.bias,
-                                  sizeof(a.bias)),
-              "add a bias"));
+    TESSERA_RETURN_IF_ERROR(Set(*plan, CUBLASLT_MATMUL_DESC_BIAS_POINTER, a.bias));
   }
   const float one = 1.0f;
   const float zero = 0.0f;
@@ -134,6 +139,39 @@ absl::Status CublasLt::Multiply(const ProductArguments& a, void* workspace, size
                                  a.out, plan->out, a.out, plan->out, &plan->algorithm, workspace,
                                  workspace_bytes, stream),
                "multiply");
+}
+
+absl::Status CublasLt::MultiplyFloat8(const ProductArguments& a, const float* x_scales,
+                                      void* workspace, size_t workspace_bytes,
+                                      cudaStream_t stream) {
+  // Slices that share their scales lie side by side: one product.
+  const int parts = a.slice_scales ? a.slices : 1;
+  const float one = 1.0f;
+  const float zero = 0.0f;
+  for (int part = 0; part < parts; ++part) {
+    ProductArguments piece = a;
+    if (parts > 1) {
+      piece.x = static_cast<const uint8_t*>(a.x) + a.slice[part].x_begin;
+      piece.w = static_cast<const uint8_t*>(a.w) + a.slice[part].packed_begin;
+      piece.slices = 1;
+      piece.slice[0] = {.packed_begin = 0, .x_begin = 0, .count = a.slice[part].count};
+    }
+    TESSERA_ASSIGN_OR_RETURN(const Plan* plan, PlanFor(piece, true, workspace_bytes));
+    const void* w_scales =
+        static_cast<const char*>(a.w) + a.scale_offset + part * a.scale_stride * 4;
+    TESSERA_RETURN_IF_ERROR(Set(*plan, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, w_scales));
+    const void* scales = x_scales;
+    TESSERA_RETURN_IF_ERROR(Set(*plan, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, scales));
+    if (a.bias != nullptr) {
+      TESSERA_RETURN_IF_ERROR(Set(*plan, CUBLASLT_MATMUL_DESC_BIAS_POINTER, a.bias));
+    }
+    TESSERA_RETURN_IF_ERROR(
+        Check(functions_.matmul(handle_, plan->operation, &one, piece.w, plan->w, piece.x, plan->x,
+                                part == 0 ? &zero : &one, a.out, plan->out, a.out, plan->out,
+                                &plan->algorithm, workspace, workspace_bytes, stream),
+              "multiply float8"));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace tessera::cuda

@@ -30,6 +30,10 @@ class CublasLt {
   // with the library's word.
   absl::Status Multiply(const ProductArguments& arguments, void* workspace, size_t workspace_bytes,
                         cudaStream_t stream);
+  // The same of float8 x, a scale for each token, and float8 w. Slices with scales of their own are
+  // added one after the other.
+  absl::Status MultiplyFloat8(const ProductArguments& arguments, const float* x_scales,
+                              void* workspace, size_t workspace_bytes, cudaStream_t stream);
 
  private:
   struct Functions {
@@ -46,12 +50,16 @@ class CublasLt {
     decltype(&cublasLtMatmulPreferenceSetAttribute) preference_set;
     decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic;
   };
-  // tokens, outputs, inputs, strides of x, w and out, out type, bias
-  using Shape = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, bool, bool>;
+  // tokens, outputs, inputs, strides of x, w and out, out type, bias, float8
+  using Shape = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, bool, bool, bool>;
   struct Plan;
 
   explicit CublasLt(SharedLibrary library);
-  absl::StatusOr<const Plan*> PlanFor(const ProductArguments& arguments, size_t workspace_bytes);
+  absl::StatusOr<const Plan*> PlanFor(const ProductArguments& arguments, bool float8,
+                                      size_t workspace_bytes);
+  template <typename T>
+  absl::Status Set(const Plan& plan, cublasLtMatmulDescAttributes_t attribute, const T& value);
+  absl::Status MakeOperation(Plan& plan, bool bias, bool float8);
 
   const SharedLibrary library_;
   Functions functions_ = {};

@@ -15,12 +15,15 @@
 #include "kernels/cuda/attention_kernels.h"
 #include "kernels/cuda/cublas_lt.h"
 #include "kernels/cuda/cuda_weight.h"
+#include "kernels/cuda/row_kernels.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/sampling_kernels.h"
 #include "kernels/cuda/staging.h"
 #include "kernels/ops.h"
 
 namespace tessera::cuda {
+
+ActivationForm FormOf(Activation act);
 
 class CudaOps final : public Ops {
  public:
@@ -36,8 +39,14 @@ class CudaOps final : public Ops {
   size_t WorkspaceBytes(int64_t tokens_max, int64_t rows_max, int64_t widest) override;
   size_t ExpertsWorkspaceBytes(int64_t tokens_max, const ExpertSizes& sizes) override;
 
+  bool CanRecord() const override { return true; }
+  absl::Status BeginRecording(const ExecContext&) override;
+  absl::StatusOr<Recording> EndRecording(const ExecContext&) override;
+  absl::Status Replay(const ExecContext&, const Recording& recording) override;
   absl::StatusOr<std::unique_ptr<Weight>> NewWeight(const WeightShape& shape) override;
   void PackRows(Weight& weight, int64_t row_begin, TensorView source) override;
+  void FillRows(Weight& weight, int64_t row_begin, int64_t rows, const NoiseSpec& noise) override;
+  void Fill(const ExecContext&, TensorView out, const NoiseSpec& noise) override;
 
   void Embedding(const ExecContext&, TensorView out, TensorView tokens, TensorView table,
                  int64_t vocab_begin, float scale) override;
@@ -96,6 +105,17 @@ class CudaOps final : public Ops {
   void Launched(absl::string_view what) { Keep(cudaGetLastError(), what); }
   void Multiply(const ExecContext& context, const ProductArguments& arguments, const TensorView& x,
                 const CudaWeight& weight);
+  void UploadFloat8(const CudaWeight& weight, int64_t row, TensorView piece);
+  // Many tokens times a float8 weight, the tokens made float8 too.
+  void MultiplyFloat8(const ExecContext& context, const ProductArguments& arguments);
+  void MultiplyGroups(const ProductArguments& arguments, const ProductGroups& groups,
+                      const PlainTypes& types, bool wide, cudaStream_t stream);
+  // out [slices, T, C] = the shared expert's product, slice by slice.
+  void MultiplyShared(const ExecContext& context, float* out, const SharedExpert& shared);
+  // ExpertsPartial for as many tokens as the workspace holds.
+  void ExpertsPass(const ExecContext& context, TensorView out, TensorView x, const Routing& routing,
+                   const ExpertShare& share, const SharedExpert& shared, const ExpertSizes& sizes,
+                   TensorView load);
   // The entries [begin, begin + count) of `rows` on the device.
   EntryArguments UploadEntries(Scratch& scratch, const LogitRows& rows, size_t begin, size_t count);
   // How many entries of `rows` fit into the scratch if each part needs `bytes_per_part` and each
@@ -107,6 +127,7 @@ class CudaOps final : public Ops {
   std::unique_ptr<Staging> staging_;
   Buffer scratch_;
   absl::Status error_;
+  absl::Status kept_error_;                  // error_ while a recording goes on
   std::vector<DeviceCandidate> candidates_;  // of the running call; kept for its capacity
 };
 

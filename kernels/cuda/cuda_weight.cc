@@ -2,11 +2,14 @@
 
 #include "kernels/cuda/cuda_weight.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <type_traits>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "base/float8.h"
 
 namespace tessera::cuda {
 namespace {
@@ -61,8 +64,9 @@ absl::StatusOr<WeightLayout> WeightLayout::Of(const WeightShape& shape) {
       shape.columns > kDimensionMax) {
     return refuse("rows and columns must lie in 1 .. 2^31");
   }
-  if (shape.dtype != DType::kFloat32 && shape.dtype != DType::kBFloat16) {
-    return refuse("CUDA weights are float32 or bfloat16");
+  if (shape.dtype != DType::kFloat32 && shape.dtype != DType::kBFloat16 &&
+      shape.dtype != DType::kFloat8E4M3) {
+    return refuse("CUDA weights are float32, bfloat16 or float8");
   }
   WeightLayout layout;
   // One tile more: a product over the rows of one head may begin anywhere.
@@ -98,6 +102,62 @@ absl::StatusOr<WeightLayout> WeightLayout::Of(const WeightShape& shape) {
                        layout.slices.back().x_begin + layout.slices.back().count == shape.columns;
   if (!subtree) return refuse("the columns are not 1, 2, 4 or 8 whole slices of eight");
   return layout;
+}
+
+WeightForm CudaWeight::form() const {
+  if (shape_.dtype == DType::kFloat32) return WeightForm::kFloat32;
+  return shape_.dtype == DType::kBFloat16 ? WeightForm::kBFloat16 : WeightForm::kFloat8;
+}
+
+size_t CudaWeight::BytesOf(const WeightShape& shape, const WeightLayout& layout) {
+  const size_t elements = static_cast<size_t>(layout.packed_rows * layout.packed_columns);
+  if (shape.dtype != DType::kFloat8E4M3) return elements * DTypeSize(shape.dtype);
+  const size_t segments = shape.column_total > 0 ? layout.slices.size() : 1;
+  return static_cast<size_t>(ScaleOffset(layout)) +
+         segments * static_cast<size_t>(layout.packed_rows) * sizeof(float);
+}
+
+void CudaWeight::Describe(ProductArguments& arguments) const {
+  if (scale_segments() > 0) {
+    arguments.scale_offset = scale_offset();
+    arguments.scale_stride = layout_.packed_rows;
+    arguments.slice_scales = row_parallel();
+  }
+  arguments.w = storage_.data();
+  arguments.w_stride = layout_.packed_columns;
+  arguments.slices = static_cast<int>(layout_.slices.size());
+  for (int s = 0; s < arguments.slices; ++s) arguments.slice[s] = layout_.slices[s];
+}
+
+void CudaWeight::QuantizeTo(uint8_t* to, float* scales, TensorView source) const {
+  const int64_t rows = source.dims[0];
+  const auto quantize = [&](const auto* from) {
+    for (int64_t row = 0; row < rows; ++row, from += source.stride) {
+      uint8_t* packed = to + row * layout_.packed_columns;
+      std::memset(packed, 0, static_cast<size_t>(layout_.packed_columns));
+      Float8Scale scale;
+      for (size_t s = 0; s < layout_.slices.size(); ++s) {
+        const ProductSlice& slice = layout_.slices[s];
+        if (row_parallel() || s == 0) {
+          const int64_t count = row_parallel() ? slice.count : shape_.columns;
+          float largest = 0.0f;
+          for (int64_t k = 0; k < count; ++k) {
+            largest = std::max(largest, std::fabs(Read(from[slice.x_begin + k])));
+          }
+          scale = Float8ScaleOf(largest);
+          scales[static_cast<int64_t>(s) * rows + row] = scale.scale;
+        }
+        for (int64_t k = 0; k < slice.count; ++k) {
+          packed[slice.packed_begin + k] =
+              ToFloat8E4M3(Read(from[slice.x_begin + k]) * scale.inverse);
+        }
+      }
+    }
+  };
+  if (source.dtype == DType::kFloat32) return quantize(source.as<const float>());
+  if (source.dtype == DType::kBFloat16) return quantize(source.as<const BFloat16>());
+  TESSERA_CHECK(source.dtype == DType::kFloat16) << DTypeName(source.dtype) << " weights";
+  quantize(source.as<const uint16_t>());
 }
 
 void CudaWeight::PackTo(void* to, TensorView source) const {

@@ -39,13 +39,31 @@ class CudaWeight final : public Weight {
   bool row_parallel() const { return shape_.column_total > 0; }
   const WeightLayout& layout() const { return layout_; }
   void* data() const { return storage_.data(); }
+  WeightForm form() const;
+  // Of a float8 weight: [segments][packed_rows] float32 behind the rows; see WeightShape.
+  int64_t scale_segments() const {
+    if (shape_.dtype != DType::kFloat8E4M3) return 0;
+    return row_parallel() ? static_cast<int64_t>(layout_.slices.size()) : 1;
+  }
+  int64_t scale_offset() const { return ScaleOffset(layout_); }  // bytes
+  static int64_t ScaleOffset(const WeightLayout& layout) {
+    return (layout.packed_rows * layout.packed_columns + 255) / 256 * 256;
+  }
+  // All of the memory of such a weight.
+  static size_t BytesOf(const WeightShape& shape, const WeightLayout& layout);
+
   size_t row_bytes() const {
     return static_cast<size_t>(layout_.packed_columns) * DTypeSize(shape_.dtype);
   }
 
+  // Sets what a product is told of its weight: memory, strides and slices.
+  void Describe(ProductArguments& arguments) const;
+
   // Rows [0, source rows) of `source` (host) as they lie in this weight, `to` holding row_bytes()
   // for each.
   void PackTo(void* to, TensorView source) const;
+  // Of a float8 weight, the same: `to` holds the packed rows, `scales` [segments][source rows].
+  void QuantizeTo(uint8_t* to, float* scales, TensorView source) const;
 
  private:
   const WeightShape shape_;

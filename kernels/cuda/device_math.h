@@ -26,6 +26,16 @@ __device__ inline Bf16 Narrow<Bf16>(float x) {
   return __float2bfloat16_rn(x);
 }
 
+// A float8 (E4M3) number as it lies in memory. Its bits are those of a float32 or bfloat16 that is
+// 2^120 times smaller.
+struct Float8 {
+  uint8_t bits;
+};
+__device__ inline float Wide(Float8 x) {
+  const uint32_t u = x.bits;
+  return __uint_as_float((u & 0x80u) << 24 | (u & 0x7fu) << 20) * 0x1p120f;
+}
+
 // Two floats as the two halves of a register, the first in the lower one.
 __device__ inline uint32_t PackBf16(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
@@ -98,6 +108,19 @@ __device__ inline float BlockSum(float x, float* shared) {
   __syncthreads();
   const int lane = static_cast<int>(threadIdx.x) % 32;
   return WarpSum(lane < warps ? shared[lane] : 0.0f);
+}
+
+// The largest of a block's numbers, all at least 0, likewise.
+__device__ inline float BlockMax(float x, float* shared) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) {
+    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, offset));
+  }
+  const int warps = (static_cast<int>(blockDim.x) + 31) / 32;
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
+  __syncthreads();
+  for (int warp = 0; warp < warps; ++warp) x = fmaxf(x, shared[warp]);
+  return x;
 }
 
 // e^x with the bits of cpu::Exp.

@@ -4,7 +4,9 @@
 //   up to kSkinnyTokensMax tokens  SkinnyGemm: weights streamed once
 //   more, deterministic            TileGemm, the bits of SkinnyGemm (SkinnyGemm itself where the
 //                                  slices are padded or x is not aligned)
-//   more, not deterministic        cuBLASLt
+//   float8 weights                 SkinnyGemm, widened on the fly; more tokens, not deterministic:
+//                                  cuBLASLt, the tokens made float8 too, each with its own scale
+//   more, not deterministic        cuBLASLt, TileGemm where a product is done head by head
 
 #include "kernels/cuda/cuda_ops.h"
 
@@ -22,7 +24,6 @@ ProductArguments ArgumentsOf(const TensorView& out, const TensorView& x, const C
   TESSERA_CHECK(out.dtype == DType::kFloat32 ||
                 (out.dtype == DType::kBFloat16 && x.dtype == DType::kBFloat16))
       << DTypeName(out.dtype) << " product of " << DTypeName(x.dtype);
-  const WeightLayout& layout = weight.layout();
   ProductArguments arguments;
   arguments.tokens = out.dims[0];
   arguments.outputs = out.dims[1];
@@ -31,10 +32,7 @@ ProductArguments ArgumentsOf(const TensorView& out, const TensorView& x, const C
   arguments.out_bfloat16 = out.dtype == DType::kBFloat16;
   arguments.x = x.data;
   arguments.x_stride = x.stride;
-  arguments.w = weight.data();
-  arguments.w_stride = layout.packed_columns;
-  arguments.slices = static_cast<int>(layout.slices.size());
-  for (int s = 0; s < arguments.slices; ++s) arguments.slice[s] = layout.slices[s];
+  weight.Describe(arguments);
   return arguments;
 }
 
@@ -45,17 +43,50 @@ void CudaOps::Multiply(const ExecContext& context, const ProductArguments& argum
   if (arguments.tokens == 0) return;
   Enter();
   const cudaStream_t stream = StreamOf(context);
-  const PlainTypes types{x.dtype == DType::kBFloat16, weight.dtype() == DType::kBFloat16};
-  if (!types.x_bfloat16 || !types.w_bfloat16) {
+  const PlainTypes types{x.dtype == DType::kBFloat16, weight.form()};
+  if (!types.x_bfloat16 || types.w == WeightForm::kFloat32) {
     LaunchPlainGemm(arguments, types, stream);
   } else if (arguments.tokens <= kSkinnyTokensMax || !TileGemmTakes(arguments)) {
-    LaunchSkinnyGemm(arguments, gpu_.multiprocessors, stream);
-  } else if (context.deterministic) {
+    LaunchSkinnyGemm(arguments, types.w, gpu_.multiprocessors, stream);
+  } else if (types.w == WeightForm::kFloat8) {
+    if (context.deterministic) {
+      LaunchSkinnyGemm(arguments, types.w, gpu_.multiprocessors, stream);
+    } else {
+      MultiplyFloat8(context, arguments);
+    }
+  } else if (context.deterministic || arguments.heads > 1) {
     LaunchTileGemm(arguments, stream);
   } else {
     Keep(cublas_->Multiply(arguments, context.workspace.data, context.workspace.bytes(), stream));
   }
   Launched("multiply");
+}
+
+void CudaOps::MultiplyFloat8(const ExecContext& context, const ProductArguments& arguments) {
+  const ProductSlice& last = arguments.slice[arguments.slices - 1];
+  const int64_t columns = last.packed_begin + last.count;
+  const size_t matrix = static_cast<size_t>(arguments.tokens * columns + 255) / 256 * 256;
+  const size_t scales = static_cast<size_t>(arguments.tokens * 4 + 255) / 256 * 256;
+  if (matrix + scales > context.workspace.bytes() || columns % 16 != 0) {
+    return LaunchSkinnyGemm(arguments, WeightForm::kFloat8, gpu_.multiprocessors,
+                            StreamOf(context));
+  }
+  uint8_t* scratch = context.workspace.as<uint8_t>();
+  QuantizeArguments quantize;
+  quantize.rows = arguments.tokens;
+  quantize.columns = columns;
+  quantize.x = arguments.x;
+  quantize.x_stride = arguments.x_stride;
+  quantize.x8 = scratch;
+  quantize.scales = reinterpret_cast<float*>(scratch + matrix);
+  const cudaStream_t stream = StreamOf(context);
+  LaunchQuantize(quantize, stream);
+  Launched("quantize activations");
+  ProductArguments product = arguments;
+  product.x = quantize.x8;
+  product.x_stride = columns;
+  Keep(cublas_->MultiplyFloat8(product, quantize.scales, scratch + matrix + scales,
+                               context.workspace.bytes() - matrix - scales, stream));
 }
 
 void CudaOps::MatMul(const ExecContext& context, TensorView out, TensorView x, const Weight& w,
@@ -81,7 +112,8 @@ void CudaOps::MatMulHeads(const ExecContext& context, TensorView out, TensorView
                           int64_t num_heads) {
   const CudaWeight& weight = static_cast<const CudaWeight&>(w);
   TESSERA_CHECK(num_heads > 0 && weight.rows() % num_heads == 0 && out.rank == 2 && x.rank == 2 &&
-                out.dims[0] == x.dims[0] && out.dtype == x.dtype && !weight.row_parallel())
+                out.dims[0] == x.dims[0] && out.dtype == x.dtype && !weight.row_parallel() &&
+                weight.form() != WeightForm::kFloat8)
       << "weight [" << weight.rows() << ", " << weight.columns() << "] for " << num_heads;
   const int64_t n = weight.rows() / num_heads;
   const int64_t out_head = out.dims[1] / num_heads;
@@ -89,34 +121,19 @@ void CudaOps::MatMulHeads(const ExecContext& context, TensorView out, TensorView
   TESSERA_CHECK(n <= out_head && weight.columns() <= x_head)
       << "heads of " << out_head << " from heads of " << x_head;
   ProductArguments arguments;
-  for (int64_t head = 0; head < num_heads; ++head) {
-    const TensorView from = x.Columns(head * x_head, weight.columns());
-    const TensorView to = out.Columns(head * out_head, n);
-    arguments.tokens = out.dims[0];
-    arguments.outputs = n;
-    arguments.out = to.data;
-    arguments.out_stride = out.stride;
-    arguments.out_bfloat16 = out.dtype == DType::kBFloat16;
-    arguments.x = from.data;
-    arguments.x_stride = x.stride;
-    arguments.w = static_cast<char*>(weight.data()) + head * n * weight.row_bytes();
-    arguments.w_stride = weight.layout().packed_columns;
-    arguments.slices = static_cast<int>(weight.layout().slices.size());
-    for (int s = 0; s < arguments.slices; ++s) arguments.slice[s] = weight.layout().slices[s];
-    Multiply(context, arguments, from, weight);
-  }
-}
-
-void CudaOps::RouteExperts(const ExecContext&, const Routing&, TensorView, TensorView,
-                           const RoutingSpec&) {
-  TESSERA_CHECK(false) << "RouteExperts is not implemented on CUDA; run this model with --device "
-                          "cpu";
-}
-
-void CudaOps::ExpertsPartial(const ExecContext&, TensorView, TensorView, const Routing&,
-                             const ExpertShare&, const SharedExpert&, TensorView) {
-  TESSERA_CHECK(false) << "ExpertsPartial is not implemented on CUDA; run this model with --device "
-                          "cpu";
+  arguments.tokens = out.dims[0];
+  arguments.outputs = n;
+  arguments.out = out.data;
+  arguments.out_stride = out.stride;
+  arguments.out_bfloat16 = out.dtype == DType::kBFloat16;
+  arguments.x = x.data;
+  arguments.x_stride = x.stride;
+  weight.Describe(arguments);
+  arguments.heads = static_cast<int>(num_heads);
+  arguments.x_head = x_head;
+  arguments.out_head = out_head;
+  arguments.w_head = n * arguments.w_stride;
+  Multiply(context, arguments, x, weight);
 }
 
 }  // namespace tessera::cuda

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/noise_kernels.h"
 
 namespace tessera::cuda {
 namespace {
@@ -84,19 +85,14 @@ size_t CudaOps::WorkspaceBytes(int64_t tokens_max, int64_t rows_max, int64_t wid
   // workspaces take more passes. Rows with one query are at most that many.
   const int64_t rows = std::min(tokens_max, rows_max);
   const int64_t wanted = rows * widest * kChunksMax * static_cast<int64_t>(sizeof(float));
-  return std::clamp(static_cast<size_t>(wanted), kWorkspaceLeast, kWorkspaceMost);
-}
-
-size_t CudaOps::ExpertsWorkspaceBytes(int64_t /*tokens_max*/, const ExpertSizes& /*sizes*/) {
-  TESSERA_CHECK(false) << "experts are not implemented on CUDA; run this model with --device cpu";
-  return 0;
+  // And the activations of a float8 product.
+  const size_t quantized = static_cast<size_t>(tokens_max) * (widest + sizeof(float)) + 512;
+  return std::clamp(static_cast<size_t>(wanted), kWorkspaceLeast, kWorkspaceMost) + quantized;
 }
 
 absl::StatusOr<std::unique_ptr<Weight>> CudaOps::NewWeight(const WeightShape& shape) {
   TESSERA_ASSIGN_OR_RETURN(WeightLayout layout, WeightLayout::Of(shape));
-  const size_t bytes =
-      static_cast<size_t>(layout.packed_rows * layout.packed_columns) * DTypeSize(shape.dtype);
-  TESSERA_ASSIGN_OR_RETURN(Buffer storage, Allocate(bytes));
+  TESSERA_ASSIGN_OR_RETURN(Buffer storage, Allocate(CudaWeight::BytesOf(shape, layout)));
   return std::make_unique<CudaWeight>(shape, std::move(layout), std::move(storage));
 }
 
@@ -112,10 +108,71 @@ void CudaOps::PackRows(Weight& weight, int64_t row_begin, TensorView source) {
   for (int64_t row = 0; row < source.dims[0] && error_.ok(); row += step) {
     const TensorView piece = source.Rows(row, std::min(step, source.dims[0] - row));
     char* to = static_cast<char*>(w.data()) + (row_begin + row) * w.row_bytes();
+    if (w.form() == WeightForm::kFloat8) {
+      UploadFloat8(w, row_begin + row, piece);
+      continue;
+    }
     Keep(staging_->Upload(to, piece.dims[0] * w.row_bytes(), StreamOf({}),
                           [&](void* place) { w.PackTo(place, piece); }),
          "load weights");
   }
+}
+
+void CudaOps::UploadFloat8(const CudaWeight& weight, int64_t row, TensorView piece) {
+  const int64_t rows = piece.dims[0];
+  std::vector<float> scales(static_cast<size_t>(weight.scale_segments() * rows));
+  char* data = static_cast<char*>(weight.data());
+  Keep(staging_->Upload(data + row * weight.row_bytes(), rows * weight.row_bytes(), StreamOf({}),
+                        [&](void* place) {
+                          weight.QuantizeTo(static_cast<uint8_t*>(place), scales.data(), piece);
+                        }),
+       "load weights");
+  for (int64_t s = 0; s < weight.scale_segments(); ++s) {
+    char* to = data + weight.scale_offset() +
+               (s * weight.layout().packed_rows + row) * static_cast<int64_t>(sizeof(float));
+    CopyToDevice({}, to, scales.data() + s * rows, rows * sizeof(float));
+  }
+}
+
+void CudaOps::FillRows(Weight& weight, int64_t row_begin, int64_t rows, const NoiseSpec& noise) {
+  const CudaWeight& w = static_cast<const CudaWeight&>(weight);
+  TESSERA_CHECK(row_begin >= 0 && row_begin + rows <= w.rows())
+      << "rows " << row_begin << "+" << rows << " of " << w.rows();
+  Enter();
+  NoiseArguments arguments;
+  arguments.out = static_cast<char*>(w.data()) + row_begin * w.row_bytes();
+  arguments.bfloat16 = w.dtype() == DType::kBFloat16;
+  arguments.rows = rows;
+  arguments.columns = w.columns();
+  arguments.stride = w.layout().packed_columns;
+  arguments.slices = static_cast<int>(w.layout().slices.size());
+  for (int s = 0; s < arguments.slices; ++s) arguments.slice[s] = w.layout().slices[s];
+  arguments.noise = noise;
+  if (w.form() == WeightForm::kFloat8) {
+    arguments.scales =
+        reinterpret_cast<float*>(static_cast<char*>(w.data()) + w.scale_offset()) + row_begin;
+    arguments.scale_stride = w.layout().packed_rows;
+    arguments.slice_scales = w.row_parallel();
+    LaunchFloat8Noise(arguments, StreamOf({}));
+  } else {
+    LaunchNoise(arguments, StreamOf({}));
+  }
+  Launched("make up weights");
+}
+
+void CudaOps::Fill(const ExecContext& context, TensorView out, const NoiseSpec& noise) {
+  TESSERA_CHECK(out.rank <= 2 && (out.dtype == DType::kFloat32 || out.dtype == DType::kBFloat16))
+      << out.rank << " dimensions of " << DTypeName(out.dtype);
+  Enter();
+  NoiseArguments arguments;
+  arguments.out = out.data;
+  arguments.bfloat16 = out.dtype == DType::kBFloat16;
+  arguments.rows = out.dims[0];
+  arguments.columns = out.dims[1];
+  arguments.stride = out.stride;
+  arguments.noise = noise;
+  LaunchNoise(arguments, StreamOf(context));
+  Launched("make up numbers");
 }
 
 }  // namespace tessera::cuda

@@ -19,6 +19,17 @@ __device__ inline void MmaBf16(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
+// Four float8 numbers as two pairs of bfloat16, exactly: their bits are those of bfloat16 numbers
+// that are 2^120 times smaller.
+__device__ inline void WidenFloat8(uint32_t four, uint32_t& low, uint32_t& high) {
+  const uint32_t first = __byte_perm(four, 0, 0x1404);   // bytes 0 and 1 on top of their halves
+  const uint32_t second = __byte_perm(four, 0, 0x3424);  // bytes 2 and 3
+  const uint32_t a = (first & 0x80008000u) | ((first & 0x7f007f00u) >> 4);
+  const uint32_t b = (second & 0x80008000u) | ((second & 0x7f007f00u) >> 4);
+  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(low) : "r"(a), "r"(0x7b807b80u));
+  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(high) : "r"(b), "r"(0x7b807b80u));
+}
+
 // Sixteen bytes that are read once: not kept in the first-level cache.
 __device__ inline uint4 LoadStreaming(const void* p) {
   uint4 v;

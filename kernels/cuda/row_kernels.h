@@ -52,6 +52,7 @@ struct GatedArguments {
   Rows out;
   Rows gate_up;
   ActivationForm form = ActivationForm::kSilu;
+  const int32_t* row_count = nullptr;  // there: how many of `rows` exist, on the device
 };
 void LaunchGated(const GatedArguments& arguments, cudaStream_t stream);
 

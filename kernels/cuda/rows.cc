@@ -43,18 +43,6 @@ NormArguments ArgumentsOf(const TensorView& out, const TensorView& x, const Norm
   return arguments;
 }
 
-ActivationForm FormOf(Activation act) {
-  switch (act) {
-    case Activation::kSilu:
-      return ActivationForm::kSilu;
-    case Activation::kGeluTanh:
-      return ActivationForm::kGeluTanh;
-    case Activation::kGelu:
-      return ActivationForm::kGelu;
-  }
-  return ActivationForm::kSilu;
-}
-
 NormArguments ResidualArguments(const TensorView& out, const TensorView& residual,
                                 const TensorView& bias, const NormSpec& norm) {
   TESSERA_CHECK(out.rank == 2 && out.dims == residual.dims && out.dtype == residual.dtype)
@@ -69,6 +57,18 @@ NormArguments ResidualArguments(const TensorView& out, const TensorView& residua
 }
 
 }  // namespace
+
+ActivationForm FormOf(Activation act) {
+  switch (act) {
+    case Activation::kSilu:
+      return ActivationForm::kSilu;
+    case Activation::kGeluTanh:
+      return ActivationForm::kGeluTanh;
+    case Activation::kGelu:
+      return ActivationForm::kGelu;
+  }
+  return ActivationForm::kSilu;
+}
 
 void CudaOps::Embedding(const ExecContext& context, TensorView out, TensorView tokens,
                         TensorView table, int64_t vocab_begin, float scale) {

@@ -43,7 +43,8 @@ __global__ void GatedKernel(GatedArguments a, bool aligned) {
   const int count = static_cast<int>(a.columns) - column;
   if (count <= 0) return;
   const bool whole = aligned && count >= kVector;
-  for (int64_t row = blockIdx.y; row < a.rows; row += gridDim.y) {
+  const int64_t rows = a.row_count == nullptr ? a.rows : *a.row_count;
+  for (int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
     const T* gate = static_cast<const T*>(a.gate_up.data) + row * a.gate_up.stride + column;
     float x[kVector];
     float up[kVector];

@@ -6,6 +6,7 @@
 #include "kernels/cuda/device_math.h"
 #include "kernels/cuda/gemm_kernels.h"
 #include "kernels/cuda/mma.h"
+#include "kernels/cuda/product_rows.h"
 
 namespace tessera::cuda {
 namespace {
@@ -30,18 +31,22 @@ __device__ uint32_t Place(int row, int chunk) {
 }
 
 // Queues the copies of step `step` into its stage.
-__device__ void CopyStep(const ProductArguments& a, int64_t step, int64_t output, int64_t token,
-                         uint32_t stage) {
+__device__ void CopyStep(const ProductArguments& a, const ProductRows<Bf16, Bf16>& rows,
+                         int64_t step, int64_t output, uint32_t stage) {
   const int64_t k = step * kProductStep;
   for (int i = static_cast<int>(threadIdx.x); i < (kOutputs + kTokens) * 8; i += kThreads) {
     const int row = i / 8;
     const int chunk = i % 8;
-    const bool is_w = row < kOutputs;
-    const int64_t line = is_w ? output + row : token + row - kOutputs;
-    const bool exists = line < (is_w ? a.outputs : a.tokens);
-    const Bf16* base = static_cast<const Bf16*>(is_w ? a.w : a.x);
-    const int64_t stride = is_w ? a.w_stride : a.x_stride;
-    const Bf16* from = exists ? base + line * stride + k + chunk * 8 : base;
+    const Bf16* from = rows.w;
+    bool exists = false;
+    if (row < kOutputs) {
+      exists = output + row < a.outputs;
+      if (exists) from = rows.w + (output + row) * a.w_stride + k + chunk * 8;
+    } else {
+      const int64_t line = rows.begin + row - kOutputs;
+      exists = line < rows.end;
+      if (exists) from = rows.XRow(line, a.x_stride) + k + chunk * 8;
+    }
     CopyAsync16(stage + Place(row, chunk), from, exists);
   }
 }
@@ -92,7 +97,8 @@ __device__ void FoldSlice(int slice, bool last, float* levels,
   }
 }
 
-__device__ void StoreTile(const ProductArguments& a, int64_t output, int64_t token,
+__device__ void StoreTile(const ProductArguments& a, const ProductRows<Bf16, Bf16>& rows,
+                          int64_t output, int64_t token,
                           const float (&acc)[kOutTiles][kTokenTiles][4]) {
   const int g = static_cast<int>(threadIdx.x) % 32 / 4;
   const int t = static_cast<int>(threadIdx.x) % 4;
@@ -104,32 +110,29 @@ __device__ void StoreTile(const ProductArguments& a, int64_t output, int64_t tok
       for (int i = 0; i < 4; ++i) {
         const int64_t row = output + 16 * o + g + (i >= 2 ? 8 : 0);
         const int64_t column = token + 8 * n + 2 * t + i % 2;
-        if (row >= a.outputs || column >= a.tokens) continue;
-        float sum = acc[o][n][i];
-        if (a.bias != nullptr) sum += Wide(static_cast<const Bf16*>(a.bias)[row]);
-        const int64_t at = column * a.out_stride + row;
-        if (a.out_bfloat16) {
-          static_cast<Bf16*>(a.out)[at] = Narrow<Bf16>(sum);
-        } else {
-          static_cast<float*>(a.out)[at] = sum;
-        }
+        if (row >= a.outputs || column >= rows.end) continue;
+        StoreProduct<Bf16>(a, rows.out, column, row, acc[o][n][i]);
       }
     }
   }
 }
 
-__global__ void __launch_bounds__(kThreads, 1) TileKernel(ProductArguments a, int64_t steps) {
+template <typename Groups>
+__global__ void __launch_bounds__(kThreads, 1)
+    TileKernel(const __grid_constant__ ProductArguments a, const __grid_constant__ Groups groups,
+               int64_t steps) {
   extern __shared__ __align__(16) uint8_t shared[];
+  const ProductRows<Bf16, Bf16> rows = RowsOfBlock<Bf16, Bf16>(a, groups, kTokens);
+  if (rows.begin >= rows.end) return;
   float* levels = reinterpret_cast<float*>(shared + kStages * kStageBytes);
   const uint32_t ring = SharedAddress(shared);
   const int64_t output = static_cast<int64_t>(blockIdx.x) * kOutputs;
-  const int64_t token = static_cast<int64_t>(blockIdx.y) * kTokens;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int warp_output = warp % 4 * 32;
   const int warp_token = warp / 4 * 32;
   float acc[kOutTiles][kTokenTiles][4] = {};
   for (int s = 0; s < kStages - 1; ++s) {
-    if (s < steps) CopyStep(a, s, output, token, ring + s * kStageBytes);
+    if (s < steps) CopyStep(a, rows, s, output, ring + s * kStageBytes);
     CommitCopies();
   }
   int slice = 0;
@@ -139,7 +142,7 @@ __global__ void __launch_bounds__(kThreads, 1) TileKernel(ProductArguments a, in
     __syncthreads();
     // The stage that was read a step ago is free by now.
     const int64_t next = step + kStages - 1;
-    if (next < steps) CopyStep(a, next, output, token, ring + next % kStages * kStageBytes);
+    if (next < steps) CopyStep(a, rows, next, output, ring + next % kStages * kStageBytes);
     CommitCopies();
     MultiplyStep(ring + static_cast<uint32_t>(step % kStages) * kStageBytes, warp_output,
                  warp_token, acc);
@@ -149,13 +152,26 @@ __global__ void __launch_bounds__(kThreads, 1) TileKernel(ProductArguments a, in
       slice_end = (a.slice[slice].packed_begin + a.slice[slice].count) / kProductStep;
     }
   }
-  StoreTile(a, output + warp_output, token + warp_token, acc);
+  StoreTile(a, rows, output + warp_output, rows.begin + warp_token, acc);
+}
+
+template <typename Groups>
+void LaunchTiles(const ProductArguments& a, const Groups& groups, int64_t tiles,
+                 cudaStream_t stream) {
+  const ProductSlice& last = a.slice[a.slices - 1];
+  const int64_t steps = (last.packed_begin + last.count) / kProductStep;
+  cudaFuncSetAttribute(TileKernel<Groups>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                       kSharedBytes);
+  const dim3 grid(static_cast<unsigned>((a.outputs + kOutputs - 1) / kOutputs),
+                  static_cast<unsigned>(tiles), static_cast<unsigned>(a.heads));
+  TileKernel<Groups><<<grid, kThreads, kSharedBytes, stream>>>(a, groups, steps);
 }
 
 }  // namespace
 
 bool TileGemmTakes(const ProductArguments& a) {
   if (reinterpret_cast<uintptr_t>(a.x) % 16 != 0 || a.x_stride % 8 != 0) return false;
+  if (a.heads > 1 && a.x_head % 8 != 0) return false;
   int64_t next = 0;
   for (int s = 0; s < a.slices; ++s) {
     const ProductSlice& slice = a.slice[s];
@@ -169,12 +185,12 @@ bool TileGemmTakes(const ProductArguments& a) {
 
 void LaunchTileGemm(const ProductArguments& a, cudaStream_t stream) {
   if (a.tokens == 0) return;
-  const ProductSlice& last = a.slice[a.slices - 1];
-  const int64_t steps = (last.packed_begin + last.count) / kProductStep;
-  cudaFuncSetAttribute(TileKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
-  const dim3 grid(static_cast<unsigned>((a.outputs + kOutputs - 1) / kOutputs),
-                  static_cast<unsigned>((a.tokens + kTokens - 1) / kTokens));
-  TileKernel<<<grid, kThreads, kSharedBytes, stream>>>(a, steps);
+  LaunchTiles(a, NoGroups(), (a.tokens + kTokens - 1) / kTokens, stream);
+}
+
+void LaunchTileGroups(const ProductArguments& a, const ProductGroups& groups, cudaStream_t stream) {
+  static_assert(kTokens == kWideTileRows);
+  if (groups.tiles_max > 0) LaunchTiles(a, groups, groups.tiles_max, stream);
 }
 
 }  // namespace tessera::cuda

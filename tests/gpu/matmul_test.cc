@@ -30,6 +30,14 @@ const Product kProducts[] = {
     {64, 128, 512, kBf16, kBf16, kF32, true},
     {65, 129, 1024, kBf16, kBf16, kBf16, true},
     {200, 1000, 2048, kBf16, kBf16, kBf16, false},
+    {1, 1, 1, kF32, kFp8, kF32, false},
+    {5, 19, 77, kF32, kFp8, kF32, true},
+    {1, 16, 16, kBf16, kFp8, kBf16, true},
+    {2, 17, 9, kBf16, kFp8, kF32, true},
+    {9, 65, 250, kBf16, kFp8, kF32, false},
+    {16, 8448, 512, kBf16, kFp8, kBf16, true},
+    {3, 4096, 1024, kBf16, kFp8, kF32, false},
+    {70, 144, 1024, kBf16, kFp8, kF32, true},
 };
 
 class GpuMatMulTest : public GpuTest {};
@@ -52,7 +60,9 @@ TEST_F(GpuMatMulTest, MatchesTheCpu) {
       };
       // Sums of n products of normal numbers are of size sqrt(n); tensor cores drop bits below
       // 2^-22 or so of the largest term.
-      const double noise = 4e-6 * std::sqrt(static_cast<double>(c.inputs)) * 4;
+      double noise = 4e-6 * std::sqrt(static_cast<double>(c.inputs)) * 4;
+      // Many tokens are made float8 themselves: an error of up to 1/16 of each.
+      if (!deterministic && c.weight == kFp8 && c.tokens > 16) noise *= 8000;
       ExpectNear(run(tested()), run(oracle()), c.out, noise, 0,
                  std::to_string(c.tokens) + " x " + std::to_string(c.outputs) + " x " +
                      std::to_string(c.inputs) + (deterministic ? "" : ", free order"));
@@ -62,14 +72,18 @@ TEST_F(GpuMatMulTest, MatchesTheCpu) {
 
 TEST_F(GpuMatMulTest, TokensDoNotShowInTheBits) {
   if (TestedIsCpu()) GTEST_SKIP() << "tests/kernels/cpu has it";
-  for (const int64_t inputs : {200, 512, 4096}) {
+  for (const auto& [inputs, dtype] : {std::pair<int64_t, DType>(200, kBf16),
+                                      {512, kBf16},
+                                      {4096, kBf16},
+                                      {200, kFp8},
+                                      {512, kFp8}}) {
     const int64_t outputs = 272;
     const int64_t tokens = 150;
     const auto x = Normal(tokens * inputs);
     Side& side = tested();
     side.context().deterministic = true;
-    const auto weight =
-        side.PutWeight({.rows = outputs, .columns = inputs}, Normal(outputs * inputs));
+    const auto weight = side.PutWeight({.rows = outputs, .columns = inputs, .dtype = dtype},
+                                       Normal(outputs * inputs));
     const TensorView all_x = side.Put(kBf16, {tokens, inputs}, x);
     const TensorView all = side.Output(kF32, {tokens, outputs});
     side.ops().MatMul(side.context(), all, all_x, *weight, {});
@@ -86,7 +100,8 @@ TEST_F(GpuMatMulTest, TokensDoNotShowInTheBits) {
 
 // The parts of tp ranks, summed in the tree, are the whole product bit for bit.
 TEST_F(GpuMatMulTest, RanksDoNotShowInTheBits) {
-  for (const int64_t inputs : {40, 1024}) {
+  for (const auto& [inputs, dtype] :
+       {std::pair<int64_t, DType>(40, kBf16), {1024, kBf16}, {40, kFp8}, {1024, kFp8}}) {
     for (const int64_t tokens : {1, 5, 70}) {
       const int64_t outputs = 48;
       const auto x = Normal(tokens * inputs);
@@ -102,6 +117,7 @@ TEST_F(GpuMatMulTest, RanksDoNotShowInTheBits) {
         }
         const auto weight = side.PutWeight({.rows = outputs,
                                             .columns = columns,
+                                            .dtype = dtype,
                                             .column_begin = rank * columns,
                                             .column_total = inputs},
                                            shard);
@@ -123,6 +139,39 @@ TEST_F(GpuMatMulTest, RanksDoNotShowInTheBits) {
         ExpectSameBits(parts[0], whole,
                        "tp " + std::to_string(tp) + ", " + std::to_string(tokens) + " tokens");
       }
+    }
+  }
+}
+
+// Made-up weights are the same everywhere: products with the unit matrix show them.
+TEST_F(GpuMatMulTest, MadeUpWeightsAreTheCpus) {
+  for (const DType dtype : {kF32, kBf16, kFp8}) {
+    for (const int64_t total : {int64_t{0}, int64_t{2 * 88}}) {
+      const int64_t rows = 37, columns = 88;
+      std::vector<float> unit(columns * columns);
+      for (int64_t i = 0; i < columns; ++i) unit[i * (columns + 1)] = 1.0f;
+      const auto run = [&](Side& side) {
+        auto weight = side.ops().NewWeight(
+            {.rows = rows, .columns = columns, .dtype = dtype, .column_total = total});
+        TESSERA_CHECK(weight.ok()) << weight.status();
+        side.ops().FillRows(**weight, 0, 20,
+                            {.seed = 5, .first = 7, .row_step = 300, .spread = 0.1f});
+        side.ops().FillRows(**weight, 20, 17,
+                            {.seed = 6, .row_step = 1, .column_step = 40, .center = 1.0f});
+        const TensorView out = side.Output(kF32, {columns, rows});
+        const TensorView x = side.Put(kF32, {columns, columns}, unit);
+        if (total == 0) {
+          side.ops().MatMul(side.context(), out, x, **weight, {});
+        } else {
+          side.ops().MatMulPartial(side.context(), out, x, **weight);
+        }
+        auto values = side.Get(out);
+        const TensorView plain = side.Output(dtype == kFp8 ? kBf16 : dtype, {5, 9});
+        side.ops().Fill(side.context(), plain, {.seed = 3, .row_step = 9, .spread = 2.0f});
+        for (const float value : side.Get(plain)) values.push_back(value);
+        return values;
+      };
+      ExpectSameBits(run(tested()), run(oracle()), DTypeName(dtype));
     }
   }
 }

@@ -18,16 +18,10 @@ using golden::Golden;
 using golden::Prompt;
 using Logits = std::vector<std::vector<std::vector<float>>>;  // [row][token][V]
 
-// Features that the CUDA ops do not have yet; kernels/cuda/README.md lists the ops.
-bool Lacks(const Golden& golden) {
-  return golden.Has("experts") || golden.Has("moe") || golden.Has("shared_expert");
-}
-
-RankGroupOptions OptionsFor(const Golden& golden, int tp, DType dtype) {
+RankGroupOptions OptionsFor(int tp, DType dtype) {
   RankGroupOptions options;
   options.tp = tp;
   options.dtype = dtype;
-  options.context_max = golden.context_max;
   options.new_ops = NewTestedOps;
   if (!TestedIsCpu()) options.new_comms = NewDeviceLoopback;
   return options;
@@ -68,11 +62,10 @@ class GpuModelTest : public GpuTest, public testing::WithParamInterface<std::str
 TEST_P(GpuModelTest, GoldenInFloat32AndBFloat16) {
   absl::StatusOr<Golden> golden = golden::Read(GetParam());
   ASSERT_TRUE(golden.ok()) << golden.status();
-  if (Lacks(*golden)) GTEST_SKIP() << "the CUDA backend has no experts";
   for (const DType dtype : {kF32, kBf16}) {
     Logits first;
     for (const int tp : golden->tp) {
-      auto group = RankGroup::Load(golden->model_dir, OptionsFor(*golden, tp, dtype));
+      auto group = RankGroup::Load(golden->model_dir, OptionsFor(tp, dtype));
       ASSERT_TRUE(group.ok()) << group.status();
       const Logits logits = (*group)->Step(PromptRows(*golden));
       const Difference difference = Compare(*golden, logits);
@@ -91,8 +84,7 @@ TEST_P(GpuModelTest, GoldenInFloat32AndBFloat16) {
 TEST_P(GpuModelTest, GreedyTokensOfTheGolden) {
   absl::StatusOr<Golden> golden = golden::Read(GetParam());
   ASSERT_TRUE(golden.ok()) << golden.status();
-  if (Lacks(*golden)) GTEST_SKIP() << "the CUDA backend has no experts";
-  auto group = RankGroup::Load(golden->model_dir, OptionsFor(*golden, golden->tp.back(), kF32));
+  auto group = RankGroup::Load(golden->model_dir, OptionsFor(golden->tp.back(), kF32));
   ASSERT_TRUE(group.ok()) << group.status();
   Logits logits = (*group)->Step(PromptRows(*golden));
   for (size_t step = 0; step < golden->prompts[0].greedy.size(); ++step) {
@@ -109,8 +101,7 @@ TEST_P(GpuModelTest, GreedyTokensOfTheGolden) {
 TEST_P(GpuModelTest, ChunksAndCompanyDoNotShowInTheBits) {
   absl::StatusOr<Golden> golden = golden::Read(GetParam());
   ASSERT_TRUE(golden.ok()) << golden.status();
-  if (Lacks(*golden)) GTEST_SKIP() << "the CUDA backend has no experts";
-  auto group = RankGroup::Load(golden->model_dir, OptionsFor(*golden, 1, kBf16));
+  auto group = RankGroup::Load(golden->model_dir, OptionsFor(1, kBf16));
   ASSERT_TRUE(group.ok()) << group.status();
   const Logits together = (*group)->Step(PromptRows(*golden));
   (*group)->Clear();
@@ -118,7 +109,9 @@ TEST_P(GpuModelTest, ChunksAndCompanyDoNotShowInTheBits) {
     const std::vector<int32_t>& tokens = golden->prompts[p].tokens;
     for (size_t at = 0; at < tokens.size();) {
       const size_t n = std::min<size_t>(1 + random()() % 23, tokens.size() - at);
-      const Logits part = (*group)->Step({{p + 1, {tokens.begin() + at, tokens.begin() + at + n}}});
+      const bool is_long = (*group)->IsLong(static_cast<int64_t>(tokens.size()));
+      const Logits part =
+          (*group)->Step({{p + 1, {tokens.begin() + at, tokens.begin() + at + n}, is_long}});
       for (size_t i = 0; i < n; ++i) {
         ASSERT_EQ(part[0][i], together[p][at + i]) << "prompt " << p << ", token " << at + i;
       }

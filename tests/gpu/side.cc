@@ -104,8 +104,10 @@ std::unique_ptr<Weight> Side::PutWeight(const WeightShape& shape,
                                         const std::vector<float>& values) {
   auto weight = ops_->NewWeight(shape);
   TESSERA_CHECK(weight.ok()) << weight.status();
-  std::vector<char> bytes = Encode(shape.dtype, values);
-  ops_->PackRows(**weight, 0, TensorView(bytes.data(), shape.dtype, {shape.rows, shape.columns}));
+  // Float8 weights are made of wider numbers.
+  const DType dtype = shape.dtype == DType::kFloat8E4M3 ? kF32 : shape.dtype;
+  std::vector<char> bytes = Encode(dtype, values);
+  ops_->PackRows(**weight, 0, TensorView(bytes.data(), dtype, {shape.rows, shape.columns}));
   return *std::move(weight);
 }
 

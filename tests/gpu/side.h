@@ -22,6 +22,7 @@ namespace tessera::gpu {
 
 inline constexpr DType kF32 = DType::kFloat32;
 inline constexpr DType kBf16 = DType::kBFloat16;
+inline constexpr DType kFp8 = DType::kFloat8E4M3;
 
 class Side {
  public:

@@ -48,10 +48,10 @@ class FamilyInvarianceTest : public testing::TestWithParam<std::string> {
     EXPECT_TRUE(group.ok()) << group.status();
     return group.ok() ? *std::move(group) : nullptr;
   }
-  std::vector<ScriptedRequest> Script(DType dtype, uint64_t seed) {
+  std::vector<ScriptedRequest> Script(DType dtype, uint64_t seed, int count = kFamilyRequests) {
     const std::unique_ptr<RankGroup> alone = Load(1, dtype, 16, 1024);
     std::mt19937 random(static_cast<uint32_t>(seed));
-    return MakeRequests(*alone, kFamilyRequests, random);
+    return MakeRequests(*alone, count, random);
   }
 
   golden::Golden golden_;
@@ -79,6 +79,36 @@ TEST_P(FamilyInvarianceTest, AnyCompositionGivesTheBitsOfTheSequenceAlone) {
   EXPECT_GE(counts.samples, FamilyCompositions());
   if (golden_.Has("window")) {
     EXPECT_GE(counts.dropped, FamilyCompositions());
+  }
+}
+
+// Test of the test: sequences that grow beyond the switch of their rotary factors.
+TEST_P(FamilyInvarianceTest, FindsASwitchThatWasMissed) {
+  if (!golden_.Has("rope_switch")) return;
+  const uint64_t seed = 7;
+  std::vector<ScriptedRequest> script = Script(DType::kFloat32, seed, 60);
+  const auto group = Load(1, DType::kFloat32, 4, 40);
+  ASSERT_NE(group, nullptr);
+  std::erase_if(script, [&](const ScriptedRequest& request) {
+    const int64_t end = static_cast<int64_t>(request.choices[0].text.size());
+    return group->IsLong(request.num_prompt_tokens) || !group->IsLong(end - 1);
+  });
+  ASSERT_GE(script.size(), 3u);
+  CompositionCounts none;
+  for (uint64_t i = 0; i < 40; ++i) {
+    const absl::Status status =
+        Composition(script, *group, seed + i, PlantedFault::kNone, none).Run();
+    ASSERT_TRUE(status.ok()) << status;
+  }
+  EXPECT_GE(none.switched, 10);
+  for (const PlantedFault fault : {PlantedFault::kNoSwitch, PlantedFault::kSharedNames}) {
+    CompositionCounts counts;
+    int found = 0;
+    for (uint64_t i = 0; i < 100; ++i) {
+      if (!Composition(script, *group, seed + i, fault, counts).Run().ok()) ++found;
+    }
+    std::cout << "fault " << static_cast<int>(fault) << " found in " << found << " of 100\n";
+    EXPECT_GE(found, 10);
   }
 }
 

@@ -4,8 +4,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <map>
 #include <utility>
+
+#include "absl/strings/match.h"
+#include "models/weight_spec.h"
+#include "tests/worker/tensor_files.h"
 
 namespace tessera {
 namespace {
@@ -58,6 +63,67 @@ Mutation OnLayers(const std::string& name, const std::function<void(LayerWeights
           }};
 }
 
+Mutation OnFiles(
+    const std::string& name,
+    const std::function<void(const ModelSpec&, const TensorEntry&, absl::Span<char>)>& edit) {
+  Mutation mutation{name};
+  mutation.edit_files = [edit](const std::string& dir, const ModelSpec& spec) {
+    EditTensors(
+        dir, [&](const TensorEntry& entry, absl::Span<char> bytes) { edit(spec, entry, bytes); });
+  };
+  return mutation;
+}
+
+// Seen by the shapes of tensors; `refusal` is said at load.
+Mutation Refused(const std::string& name, const std::string& refusal,
+                 const std::function<void(ModelSpec&)>& edit) {
+  Mutation mutation{name, edit};
+  mutation.refusal = refusal;
+  return mutation;
+}
+
+// Moves the first `step` bytes to the end.
+void Rotate(absl::Span<char> bytes, size_t step) {
+  std::rotate(bytes.begin(), bytes.begin() + static_cast<int64_t>(step), bytes.end());
+}
+
+// Moves every KV head's rows to the next head's place, in K and V: each group of query heads then
+// attends to a neighbour's keys and values, as with a wrong mapping of query to KV heads. With a
+// single KV head there is nothing to mistake.
+Mutation OtherKvHeads() {
+  Mutation mutation = OnFiles("another KV head", [](const ModelSpec& spec, const TensorEntry& entry,
+                                                    absl::Span<char> bytes) {
+    const size_t heads = static_cast<size_t>(spec.num_kv_heads);
+    if (absl::EndsWith(entry.name, "k_proj.weight") ||
+        absl::EndsWith(entry.name, "v_proj.weight")) {
+      Rotate(bytes, bytes.size() / heads);
+    }
+    if (!absl::EndsWith(entry.name, "qkv_proj.weight")) return;
+    const size_t head = bytes.size() / (static_cast<size_t>(spec.num_heads) + 2 * heads);
+    const size_t keys = static_cast<size_t>(spec.num_heads) * head;
+    Rotate(bytes.subspan(keys, heads * head), head);
+    Rotate(bytes.subspan(keys + heads * head), head);
+  });
+  mutation.applies = [](const ModelSpec& spec) { return spec.num_kv_heads > 1; };
+  return mutation;
+}
+
+// A head that is not the embedding.
+Mutation OwnHead() {
+  Mutation mutation{"a head of its own", [](ModelSpec& spec) { spec.tied_head = false; }};
+  mutation.edit_files = [](const std::string& dir, const ModelSpec& spec) {
+    ModelSpec untied = spec;
+    untied.tied_head = false;
+    for (const WeightSpec& weight : WeightTable(untied)) {
+      if (weight.slot != WeightSlot::kHead) continue;
+      std::vector<float> values(static_cast<size_t>(weight.Elements()));
+      for (size_t i = 0; i < values.size(); ++i) values[i] = std::sin(static_cast<float>(i));
+      AddTensor(dir, weight.name, weight.shape, values);
+    }
+  };
+  return mutation;
+}
+
 using Table = std::map<std::string, std::vector<Mutation>>;
 
 void AddRopes(Table& table) {
@@ -65,6 +131,11 @@ void AddRopes(Table& table) {
   table["rope_yarn"] = {NoScaling(), NoAttentionFactor()};
   table["rope_longrope_short"] =
       table["rope_longrope_long"] = {NoScaling(), NoAttentionFactor(), OtherLongRope()};
+  Mutation never{"no switch"};
+  never.at_switch = AtSwitch::kKeepShort;
+  Mutation mixed{"long factors for new tokens alone"};
+  mixed.at_switch = AtSwitch::kNewTokensAlone;
+  table["rope_switch"] = {never, mixed};
   table["partial_rotary"] = {{"the whole head turns", TurnWholeHead}};
   table["two_ropes"] = {{"one rope",
                          [](ModelSpec& spec) {
@@ -110,7 +181,13 @@ void AddNormsAndCaps(Table& table) {
       {"plain norm weights", [](ModelSpec& spec) { spec.norm_plus_one = false; }}};
   table["embedding_scale"] = {
       {"no embedding scale", [](ModelSpec& spec) { spec.embedding_scale = 1.0f; }}};
-  table["gelu_tanh"] = {{"SiLU", [](ModelSpec& spec) { spec.activation = ActivationKind::kSilu; }}};
+  const auto activation = [](const std::string& name, ActivationKind kind) {
+    return Mutation{name, [kind](ModelSpec& spec) { spec.activation = kind; }};
+  };
+  table["gelu_tanh"] = {activation("SiLU", ActivationKind::kSilu),
+                        activation("GELU without the approximation", ActivationKind::kGelu)};
+  table["gelu"] = {activation("SiLU", ActivationKind::kSilu),
+                   activation("GELU by tanh", ActivationKind::kGeluTanh)};
   table["attention_softcap"] = {
       {"no cap on scores", [](ModelSpec& spec) { spec.attention_softcap = 0.0f; }}};
   table["final_softcap"] = {
@@ -130,8 +207,11 @@ void AddNormsAndCaps(Table& table) {
                            }}};
 }
 
-// All elements 1, as if it were not there; the tests compute in float32 on the host.
-void Neutralize(TensorView weight) { std::fill_n(weight.as<float>(), weight.size(), 1.0f); }
+// The tests compute in float32 on the host.
+void Fill(TensorView weight, float value) { std::fill_n(weight.as<float>(), weight.size(), value); }
+
+// All elements 1, as if it were not there.
+void Neutralize(TensorView weight) { Fill(weight, 1.0f); }
 
 Mutation OnMoe(const std::string& name, const std::function<void(MoeSpec&)>& edit) {
   return {name, [edit](ModelSpec& spec) { edit(spec.moe); }};
@@ -165,9 +245,13 @@ void AddExperts(Table& table) {
   })};
   table["shared_gate"] = {OnLayers("no gate of the shared expert",
                                    [](LayerWeights& layer) { layer.shared_switch.reset(); })};
-  table["dense_layers"] = {{"experts in every layer", [](ModelSpec& spec) {
-                              for (LayerSpec& layer : spec.layers) layer.experts = true;
-                            }}};
+  table["dense_layers"] = {Refused("experts in every layer", "lacks tensor 'model.layers.",
+                                   [](ModelSpec& spec) {
+                                     for (LayerSpec& layer : spec.layers) layer.experts = true;
+                                   }),
+                           OnLayers("no dense MLP", [](LayerWeights& layer) {
+                             if (layer.router == nullptr) Fill(layer.post_norm, 0.0f);
+                           })};
 }
 
 void AddLatent(Table& table) {
@@ -182,7 +266,39 @@ void AddLatent(Table& table) {
                         const double magnitude = spec.ropes[0].scaling.score_magnitude;
                         spec.attention_scale /= static_cast<float>(magnitude * magnitude);
                       }}};
-  table["float8"] = {{"no block scales", [](ModelSpec& spec) { spec.float8 = {}; }}};
+}
+
+void AddFloat8(Table& table) {
+  const auto on_scales =
+      [](const std::string& name,
+         const std::function<void(const TensorEntry&, absl::Span<float>)>& edit) {
+        return OnFiles(name,
+                       [edit](const ModelSpec&, const TensorEntry& entry, absl::Span<char> bytes) {
+                         if (!absl::EndsWith(entry.name, "_scale_inv")) return;
+                         std::vector<float> scales(bytes.size() / sizeof(float));
+                         std::memcpy(scales.data(), bytes.data(), bytes.size());
+                         edit(entry, absl::MakeSpan(scales));
+                         std::memcpy(bytes.data(), scales.data(), bytes.size());
+                       });
+      };
+  table["float8"] = {
+      Refused("no block scales", "is float8_e4m3", [](ModelSpec& spec) { spec.float8 = {}; }),
+      on_scales("scales of 1",
+                [](const TensorEntry&, absl::Span<float> scales) {
+                  std::fill(scales.begin(), scales.end(), 1.0f);
+                }),
+      on_scales("blocks transposed",
+                [](const TensorEntry& entry, absl::Span<float> scales) {
+                  const std::vector<float> stored(scales.begin(), scales.end());
+                  const size_t rows = static_cast<size_t>(entry.shape[0]);
+                  const size_t columns = static_cast<size_t>(entry.shape[1]);
+                  for (size_t i = 0; i < scales.size(); ++i) {
+                    scales[i] = stored[i % columns * rows + i / columns];
+                  }
+                }),
+      on_scales("the next block's scale", [](const TensorEntry&, absl::Span<float> scales) {
+        std::rotate(scales.begin(), scales.begin() + 1, scales.end());
+      })};
 }
 
 }  // namespace
@@ -196,16 +312,25 @@ std::vector<Mutation> CommonMutations() {
 
 std::map<std::string, std::vector<Mutation>> FeatureMutations() {
   Table table;
-  for (const char* stored : {"float32", "bfloat16", "float16", "sharded", "demo", "fused"}) {
-    table[stored] = {};
-  }
-  table["gqa"] = {
-      {"a KV head per query head", [](ModelSpec& spec) { spec.num_kv_heads = spec.num_heads; }}};
-  table["mha"] = {{"half the KV heads", [](ModelSpec& spec) { spec.num_kv_heads /= 2; }}};
-  table["head_dim"] = {{"heads as wide as hidden / heads", [](ModelSpec& spec) {
-                          spec.head_size = spec.hidden_size / spec.num_heads;
+  const char* shape = "has the shape";
+  table["gqa"] = {OtherKvHeads(), Refused("a KV head per query head", shape, [](ModelSpec& spec) {
+                    spec.num_kv_heads = spec.num_heads;
+                  })};
+  table["mha"] = {OtherKvHeads(), Refused("half the KV heads", shape,
+                                          [](ModelSpec& spec) { spec.num_kv_heads /= 2; })};
+  const auto square = [](const ModelSpec& spec) { return spec.hidden_size / spec.num_heads; };
+  table["head_dim"] = {Refused("heads as wide as hidden / heads", shape,
+                               [square](ModelSpec& spec) { spec.head_size = square(spec); }),
+                       {"scores scaled as if they were", [square](ModelSpec& spec) {
+                          spec.attention_scale = 1.0f / std::sqrt(static_cast<float>(square(spec)));
                         }}};
-  table["tied_head"] = {{"untied head", [](ModelSpec& spec) { spec.tied_head = false; }}};
+  table["tied_head"] = {OwnHead(), Refused("no head", "lm_head.weight",
+                                           [](ModelSpec& spec) { spec.tied_head = false; })};
+  table["fused"] = {OnFiles("gate and up exchanged",
+                            [](const ModelSpec&, const TensorEntry& entry, absl::Span<char> bytes) {
+                              if (absl::EndsWith(entry.name, "gate_up_proj.weight"))
+                                Rotate(bytes, bytes.size() / 2);
+                            })};
   table["attention_bias"] = {OnLayers("no attention bias", [](LayerWeights& layer) {
     layer.qkv_bias = layer.output_bias = TensorView();
   })};
@@ -220,7 +345,12 @@ std::map<std::string, std::vector<Mutation>> FeatureMutations() {
   AddNormsAndCaps(table);
   AddExperts(table);
   AddLatent(table);
+  AddFloat8(table);
   return table;
+}
+
+std::set<std::string> FeaturesOfFiles() {
+  return {"float32", "bfloat16", "float16", "sharded", "demo"};
 }
 
 }  // namespace tessera

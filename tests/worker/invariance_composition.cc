@@ -82,9 +82,9 @@ void Composition::Admit() {
   Sequence sequence = std::move(waiting_.front());
   waiting_.pop_front();
   const int64_t block_size = group_.limits().block_size;
-  const std::vector<int32_t>& text = ChoiceOf(sequence).text;
   sequence.id = next_id_++;
   sequence.fresh = true;
+  sequence.long_rope = group_.IsLong(sequence.known);
   sequence.draw_step = 0;
   // At least one token is computed. Sometimes less than there is is taken.
   const bool scores = script_[sequence.request].sampling.prompt_logprobs() > 0;
@@ -92,7 +92,7 @@ void Composition::Admit() {
   for (int64_t end = block_size; end < sequence.known && !scores && !Chance(8); end += block_size) {
     ++hit;
   }
-  while (!IsCached(text, hit)) --hit;
+  while (!IsCached(sequence, hit)) --hit;
   TakeHit(sequence, hit);
   bool room = true;
   for (size_t group = 0; group < blocks_.size(); ++group) room = room && Free(group) > 0;
@@ -106,11 +106,18 @@ void Composition::Admit() {
   live_.push_back(std::move(sequence));
 }
 
-bool Composition::IsCached(const std::vector<int32_t>& text, int64_t blocks) const {
+std::vector<int32_t> Composition::KeyOf(const Sequence& sequence, int64_t end) const {
+  const std::vector<int32_t>& text = ChoiceOf(sequence).text;
+  std::vector<int32_t> key(text.begin(), text.begin() + end);
+  if (sequence.long_rope && fault_ != PlantedFault::kSharedNames) key.push_back(-1);
+  return key;
+}
+
+bool Composition::IsCached(const Sequence& sequence, int64_t blocks) const {
   const int64_t block_size = group_.limits().block_size;
   for (size_t group = 0; group < blocks_.size(); ++group) {
     for (int64_t block = FirstVisible(group, blocks * block_size); block < blocks; ++block) {
-      const std::vector<int32_t> key(text.begin(), text.begin() + (block + 1) * block_size);
+      const std::vector<int32_t> key = KeyOf(sequence, (block + 1) * block_size);
       if (blocks_[group].cache.count(key) == 0) return false;
     }
   }
@@ -119,7 +126,6 @@ bool Composition::IsCached(const std::vector<int32_t>& text, int64_t blocks) con
 
 void Composition::TakeHit(Sequence& sequence, int64_t blocks) {
   const int64_t block_size = group_.limits().block_size;
-  const std::vector<int32_t>& text = ChoiceOf(sequence).text;
   sequence.tables.resize(blocks_.size());
   for (size_t group = 0; group < blocks_.size(); ++group) {
     std::vector<int>& references = blocks_[group].references;
@@ -127,7 +133,7 @@ void Composition::TakeHit(Sequence& sequence, int64_t blocks) {
     for (int64_t index = 0; index < blocks; ++index) {
       uint32_t block = kNoBlock;
       if (index >= first) {
-        block = blocks_[group].cache.at({text.begin(), text.begin() + (index + 1) * block_size});
+        block = blocks_[group].cache.at(KeyOf(sequence, (index + 1) * block_size));
         if (fault_ == PlantedFault::kStaleHit && Chance(2)) {
           block = static_cast<uint32_t>((block + 1) % references.size());
           ++counts_.faults;
@@ -249,6 +255,7 @@ void Composition::AddReset(const Sequence& sequence, bool carried) {
   SequenceReset* reset = plan_.add_resets();
   reset->set_row(static_cast<uint32_t>(rows_.size()));
   reset->set_choice(sequence.choice);
+  reset->set_long_rope(sequence.long_rope);
   reset->set_num_prompt_tokens(request.num_prompt_tokens);
   *reset->mutable_sampling() = request.sampling;
   if (!ReadsTokens(request.sampling)) return;
@@ -270,7 +277,8 @@ absl::Status Composition::Compare(const PlanOutcome& outcome) {
       const int32_t token = input.output_token[logits];
       if (token >= input.query_begin[i + 1]) break;
       const int32_t position = input.positions[token];
-      const std::vector<float>& wanted = choice.logits[position];
+      const std::vector<float>& wanted =
+          group_.IsLong(sequence.known) ? choice.long_logits[position] : choice.logits[position];
       if (std::memcmp(outcome.logits[logits].data(), wanted.data(), wanted.size() * 4) != 0) {
         return absl::DataLossError(absl::StrCat(where, ": other logits at position ", position));
       }
@@ -325,17 +333,29 @@ void Composition::Advance() {
     return true;
   };
   live_.erase(std::remove_if(live_.begin(), live_.end(), over), live_.end());
+  SwitchRopes();
+}
+
+void Composition::SwitchRopes() {
+  for (size_t live = live_.size(); live-- > 0;) {
+    if (live_[live].long_rope || !group_.IsLong(live_[live].known)) continue;
+    ++counts_.switched;
+    if (fault_ == PlantedFault::kNoSwitch) {
+      ++counts_.faults;
+      continue;
+    }
+    Preempt(live);
+  }
 }
 
 void Composition::CacheFullBlocks(const Sequence& sequence) {
   const int64_t block_size = group_.limits().block_size;
-  const std::vector<int32_t>& text = ChoiceOf(sequence).text;
   for (size_t group = 0; group < blocks_.size(); ++group) {
     Blocks& blocks = blocks_[group];
     for (int64_t end = block_size; end <= sequence.computed; end += block_size) {
       const uint32_t block = sequence.tables[group][end / block_size - 1];
       if (block == kNoBlock || blocks.cached_as.count(block) != 0) continue;
-      std::vector<int32_t> key(text.begin(), text.begin() + end);
+      std::vector<int32_t> key = KeyOf(sequence, end);
       if (!blocks.cache.try_emplace(key, block).second) continue;
       blocks.cached_as[block] = std::move(key);
     }

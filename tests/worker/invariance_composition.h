@@ -27,6 +27,8 @@ enum class PlantedFault {
   kHitTooLong,     // a sequence starts a token behind what is computed
   kStaleHit,       // a prefix hit takes a block that holds other tokens
   kDroppedEarly,   // a block is given back while a window still sees it
+  kNoSwitch,       // a sequence that grew long is not computed anew
+  kSharedNames,    // short and long sequences find each other's blocks
 };
 
 // What the composition came across, so that a test can tell that it covered it.
@@ -36,11 +38,12 @@ struct CompositionCounts {
   int64_t hits = 0;  // blocks
   int64_t preemptions = 0;
   int64_t copies = 0;
-  int64_t carried = 0;  // rows with TOKENS_LAST_SAMPLED
-  int64_t resets = 0;   // of sequences that the ranks knew
-  int64_t scored = 0;   // prompt tokens
-  int64_t dropped = 0;  // blocks given back behind a window
-  int64_t faults = 0;   // planted
+  int64_t carried = 0;   // rows with TOKENS_LAST_SAMPLED
+  int64_t resets = 0;    // of sequences that the ranks knew
+  int64_t scored = 0;    // prompt tokens
+  int64_t dropped = 0;   // blocks given back behind a window
+  int64_t switched = 0;  // sequences that grew long
+  int64_t faults = 0;    // planted
 };
 
 class Composition {
@@ -59,6 +62,7 @@ class Composition {
     uint32_t choice = 0;
     bool forked = false;                        // the request's choices have parted
     bool fresh = true;                          // the ranks need a reset
+    bool long_rope = false;                     // see SequenceReset
     int64_t computed = 0;                       // tokens
     int64_t known = 0;                          // tokens
     std::vector<std::vector<uint32_t>> tables;  // [KvGroup], kNoBlock behind its window
@@ -77,7 +81,9 @@ class Composition {
   void Preempt(size_t live);
   void Admit();
   // Whether every KvGroup has what a sequence needs that starts behind so many blocks of the text.
-  bool IsCached(const std::vector<int32_t>& text, int64_t blocks) const;
+  bool IsCached(const Sequence& sequence, int64_t blocks) const;
+  // What the cache calls the block that ends after `end` tokens of the sequence's text.
+  std::vector<int32_t> KeyOf(const Sequence& sequence, int64_t end) const;
   void TakeHit(Sequence& sequence, int64_t blocks);
   void PlanRows();
   // False when there is no block for it.
@@ -90,6 +96,8 @@ class Composition {
   void DamageTable(const Sequence& sequence, std::vector<uint32_t>& table);
   absl::Status Compare(const PlanOutcome& outcome);
   void Advance();
+  // Sequences that grew long wait to be computed anew.
+  void SwitchRopes();
   void CacheFullBlocks(const Sequence& sequence);
   void DropBehindWindows(Sequence& sequence);
   // The first block of a KvGroup that a query at `position` sees.

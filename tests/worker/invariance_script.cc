@@ -46,18 +46,21 @@ SamplingParams RandomSampling(const RankGroup& group, std::mt19937& random) {
 // Draws `length` tokens after the prompt.
 ScriptedChoice MakeChoice(RankGroup& alone, const ScriptedRequest& request, uint32_t choice,
                           const std::vector<int32_t>& prompt, size_t length) {
-  ScriptedChoice made = {.text = prompt, .logits = {}};
+  ScriptedChoice made = {.text = prompt, .logits = {}, .long_logits = {}};
   uint64_t step = 0;
   while (made.text.size() < prompt.size() + length) {
-    const auto outcome =
-        alone.Execute(PlanAlone(request, choice, made.text, alone.limits(), ++step));
+    StepPlan plan = PlanAlone(request, choice, made.text, alone.limits(), ++step);
+    plan.mutable_resets(0)->set_long_rope(alone.IsLong(static_cast<int64_t>(made.text.size())));
+    const auto outcome = alone.Execute(plan);
     TESSERA_CHECK(outcome.ok()) << outcome.status();
     // Everything may be banned; the sequence then ends, as it would for a client.
     if (outcome->drawn[0] == Sampler::kNoToken) break;
     made.text.push_back(outcome->drawn[0]);
   }
   alone.Clear();
-  made.logits = alone.Step({{kAlone, made.text}})[0];
+  made.logits = alone.Step({{kAlone, made.text, /*long_rope=*/false}})[0];
+  alone.Clear();
+  made.long_logits = alone.Step({{kAlone, made.text, /*long_rope=*/true}})[0];
   alone.Clear();
   return made;
 }

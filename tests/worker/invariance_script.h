@@ -16,8 +16,11 @@
 namespace tessera {
 
 struct ScriptedChoice {
-  std::vector<int32_t> text;               // prompt and what was drawn after it
-  std::vector<std::vector<float>> logits;  // [position][V], after the token at that position
+  std::vector<int32_t> text;  // prompt and what was drawn after it
+  // [position][V], after the token at that position, while the sequence is short; and once it is
+  // long, of models with longrope.
+  std::vector<std::vector<float>> logits;
+  std::vector<std::vector<float>> long_logits;
 };
 
 struct ScriptedRequest {

@@ -8,16 +8,18 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
+#include <map>
 #include <numeric>
 #include <random>
 
+#include "absl/strings/match.h"
 #include "models/checkpoint.h"
 #include "tests/golden/models/golden.h"
 #include "tests/models/model_files.h"
 #include "tests/worker/feature_mutations.h"
 #include "tests/worker/rank_group.h"
+#include "tests/worker/tensor_files.h"
 #include "tests/worker/tiny_model.h"
 
 namespace tessera {
@@ -108,6 +110,15 @@ std::unique_ptr<RankGroup> LoadOrFail(const std::string& dir, const RankGroupOpt
   return *std::move(group);
 }
 
+// Mean KL to the float32 reference over all positions, in nats, that bfloat16 may cost. What is
+// above is 1.2 times what was measured; the reasons are in models/README.md.
+double DivergenceMax(const std::string& name) {
+  constexpr double kDivergenceMax = 1e-3;
+  const std::map<std::string, double> exceptions = {{"tied_head", 1.57e-3}};
+  const auto found = exceptions.find(name);
+  return found == exceptions.end() ? kDivergenceMax : found->second;
+}
+
 class GoldenTest : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
@@ -116,13 +127,15 @@ class GoldenTest : public testing::TestWithParam<std::string> {
     golden_ = *std::move(golden);
     ASSERT_FALSE(golden_.prompts.empty());
   }
+  void CheckMutation(const Mutation& mutation) const;
+
   Golden golden_;
 };
 
 TEST_P(GoldenTest, Float32LogitsAndGreedyTokensForEveryTp) {
   Logits first;
   for (int tp : golden_.tp) {
-    auto group = LoadOrFail(golden_.model_dir, {.tp = tp, .context_max = golden_.context_max});
+    auto group = LoadOrFail(golden_.model_dir, {.tp = tp});
     ASSERT_NE(group, nullptr);
     const Logits logits = group->Step(PromptRows(golden_));
     const Difference difference = Compare(golden_, logits);
@@ -141,16 +154,14 @@ TEST_P(GoldenTest, Float32LogitsAndGreedyTokensForEveryTp) {
 TEST_P(GoldenTest, BFloat16WithinTolerance) {
   Logits first;
   for (int tp : {golden_.tp.front(), golden_.tp.back()}) {
-    auto group =
-        LoadOrFail(golden_.model_dir,
-                   {.tp = tp, .dtype = DType::kBFloat16, .context_max = golden_.context_max});
+    auto group = LoadOrFail(golden_.model_dir, {.tp = tp, .dtype = DType::kBFloat16});
     ASSERT_NE(group, nullptr);
     const Logits logits = group->Step(PromptRows(golden_));
     const Difference difference = Compare(golden_, logits);
     EXPECT_LE(difference.max, golden_.bf16_tolerance) << "tp " << tp;
     EXPECT_LE(difference.mean_worst, golden_.bf16_mean_tolerance) << "tp " << tp;
     EXPECT_LE(difference.divergence_max, golden_.bf16_divergence_max) << "tp " << tp;
-    EXPECT_LE(difference.divergence_mean, golden_.bf16_divergence_mean) << "tp " << tp;
+    EXPECT_LE(difference.divergence_mean, DivergenceMax(golden_.name)) << "tp " << tp;
     RecordProperty("divergence_mean_tp" + std::to_string(tp),
                    std::to_string(difference.divergence_mean));
     if (first.empty()) first = logits;
@@ -158,10 +169,13 @@ TEST_P(GoldenTest, BFloat16WithinTolerance) {
   }
 }
 
-// The ranks' counts of routed tokens add up, and not evenly: the goldens' experts are not.
+// The ranks' counts of routed tokens add up, and not evenly: the goldens' experts are not. Of four
+// ranks or more the busiest has clearly more than its part.
+constexpr double kUnevenMin = 1.3;
+
 TEST_P(GoldenTest, ExpertLoadIsCountedOnce) {
   for (int tp : golden_.tp) {
-    auto group = LoadOrFail(golden_.model_dir, {.tp = tp, .context_max = golden_.context_max});
+    auto group = LoadOrFail(golden_.model_dir, {.tp = tp});
     ASSERT_NE(group, nullptr);
     const ModelSpec& spec = group->spec();
     uint64_t wanted = 0;
@@ -175,85 +189,87 @@ TEST_P(GoldenTest, ExpertLoadIsCountedOnce) {
     const std::vector<uint64_t> loads = group->TakeExpertLoads();
     EXPECT_EQ(std::accumulate(loads.begin(), loads.end(), uint64_t{0}), wanted * tokens);
     EXPECT_THAT(group->TakeExpertLoads(), testing::Each(0u)) << "taken twice";
+    if (wanted == 0 || tp < 4) continue;
+    const uint64_t busiest = *std::max_element(loads.begin(), loads.end());
+    EXPECT_GT(static_cast<double>(busiest * loads.size()),
+              kUnevenMin * static_cast<double>(wanted * tokens))
+        << testing::PrintToString(loads);
   }
+}
+
+// A mutation's own copy of a model.
+std::unique_ptr<TempDir> CopyOf(const std::string& model_dir) {
+  auto dir = std::make_unique<TempDir>();
+  std::filesystem::copy(model_dir, dir->path(), std::filesystem::copy_options::recursive);
+  return dir;
 }
 
 // Test of the test: what a case covers, switched off, must not pass.
 TEST_P(GoldenTest, FailsWithoutItsFeatures) {
   std::map<std::string, std::vector<Mutation>> known = FeatureMutations();
-  std::vector<Mutation> mutations = CommonMutations();
-  for (const std::string& feature : golden_.features) {
-    const auto row = known.find(feature);
-    ASSERT_NE(row, known.end()) << "nothing is known of feature " << feature;
-    mutations.insert(mutations.end(), row->second.begin(), row->second.end());
+  known[""] = CommonMutations();
+  std::vector<std::string> features = golden_.features;
+  features.push_back("");
+  for (const std::string& feature : features) {
+    if (FeaturesOfFiles().count(feature) > 0) continue;
+    ASSERT_EQ(known.count(feature), 1u) << "nothing is known of feature " << feature;
+    for (const Mutation& mutation : known[feature]) CheckMutation(mutation);
   }
-  for (const Mutation& mutation : mutations) {
-    absl::StatusOr<std::unique_ptr<RankGroup>> group =
-        RankGroup::Load(golden_.model_dir, {.context_max = golden_.context_max,
-                                            .edit = mutation.edit,
-                                            .edit_weights = mutation.edit_weights});
-    if (!group.ok()) {
-      std::cout << mutation.name << ": refused, " << group.status().message() << "\n";
-      continue;
-    }
-    const Difference difference = Compare(golden_, (*group)->Step(PromptRows(golden_)));
-    EXPECT_GT(difference.max, 10 * golden_.fp32_tolerance) << mutation.name;
+}
+
+void GoldenTest::CheckMutation(const Mutation& mutation) const {
+  SCOPED_TRACE(mutation.name);
+  const auto checkpoint = Checkpoint::Open(golden_.model_dir);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  const auto spec = ParseModelSpec((*checkpoint)->config_json());
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  if (mutation.applies && !mutation.applies(*spec)) return;
+  std::unique_ptr<TempDir> copy;
+  if (mutation.edit_files) {
+    copy = CopyOf(golden_.model_dir);
+    mutation.edit_files(copy->path(), *spec);
+  }
+  const auto group = RankGroup::Load(copy == nullptr ? golden_.model_dir : copy->path(),
+                                     {.edit = mutation.edit,
+                                      .edit_weights = mutation.edit_weights,
+                                      .at_switch = mutation.at_switch});
+  if (!mutation.refusal.empty()) {
+    EXPECT_THAT(std::string(group.status().message()), testing::HasSubstr(mutation.refusal));
+    return;
+  }
+  // A refusal would say nothing of the logits.
+  ASSERT_TRUE(group.ok()) << group.status();
+  const Logits logits = (*group)->Step(PromptRows(golden_));
+  if (mutation.at_switch == AtSwitch::kComputeAnew) {
+    EXPECT_GT(Compare(golden_, logits).max, 10 * golden_.fp32_tolerance);
+    return;
+  }
+  std::vector<std::vector<int32_t>> wanted;
+  for (const Prompt& prompt : golden_.prompts) wanted.push_back(prompt.greedy);
+  EXPECT_NE(Greedy(golden_, **group, logits), wanted);
+}
+
+// Finite weights whose products are not: the request is to see it, no expert is made up.
+TEST_P(GoldenTest, ARouterThatOverflowsGivesNoLogits) {
+  if (!golden_.Has("experts")) return;
+  const std::unique_ptr<TempDir> copy = CopyOf(golden_.model_dir);
+  EditTensors(copy->path(), [](const TensorEntry& entry, absl::Span<char> bytes) {
+    const bool router = absl::EndsWith(entry.name, "mlp.gate.weight") ||
+                        absl::EndsWith(entry.name, "block_sparse_moe.gate.weight");
+    if (!router) return;
+    // 3.4e38 everywhere, in bfloat16.
+    std::fill(bytes.begin(), bytes.end(), '\x7f');
+  });
+  auto group = LoadOrFail(copy->path(), {});
+  ASSERT_NE(group, nullptr);
+  for (const auto& row : group->Step(PromptRows(golden_))) {
+    for (float logit : row.back()) ASSERT_FALSE(std::isfinite(logit)) << logit;
   }
 }
 
 std::vector<std::string> Cases() { return golden::CaseNames(); }
 INSTANTIATE_TEST_SUITE_P(All, GoldenTest, testing::ValuesIn(Cases()),
                          [](const auto& info) { return info.param; });
-
-// Moves every KV head's rows to the next head's place, in K and V: each group of query heads then
-// attends to a neighbour's keys and values, as with a wrong mapping of query to KV heads.
-void RotateKvHeads(const std::string& path, const ModelSpec& spec) {
-  std::string file;
-  {
-    std::ifstream in(path, std::ios::binary);
-    file.assign(std::istreambuf_iterator<char>(in), {});
-  }
-  absl::StatusOr<std::vector<TensorEntry>> entries = ParseSafetensorsHeader(file, file.size());
-  ASSERT_TRUE(entries.ok()) << entries.status();
-  for (const TensorEntry& entry : *entries) {
-    if (entry.name.find("k_proj.weight") == std::string::npos &&
-        entry.name.find("v_proj.weight") == std::string::npos) {
-      continue;
-    }
-    const uint64_t head = (entry.end - entry.begin) / spec.num_kv_heads;
-    std::rotate(file.begin() + entry.begin, file.begin() + entry.begin + head,
-                file.begin() + entry.end);
-  }
-  std::ofstream(path, std::ios::binary) << file;
-}
-
-TEST(GoldenCoverageTest, GqaCaseFailsWithWrongKvHeads) {
-  int tested = 0;
-  for (const std::string& name : golden::CaseNames()) {
-    absl::StatusOr<Golden> golden = golden::Read(name);
-    ASSERT_TRUE(golden.ok()) << golden.status();
-    if (!golden->Has("gqa") || golden->Has("fused")) continue;
-    const TempDir dir;
-    std::filesystem::copy(golden->model_dir, dir.path(),
-                          std::filesystem::copy_options::recursive |
-                              std::filesystem::copy_options::overwrite_existing);
-    absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint = Checkpoint::Open(dir.path());
-    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
-    absl::StatusOr<ModelSpec> spec = ParseModelSpec((*checkpoint)->config_json());
-    ASSERT_TRUE(spec.ok());
-    // With a single KV head there is nothing to mistake.
-    if (spec->num_kv_heads < 2) continue;
-    for (const auto& entry : std::filesystem::directory_iterator(dir.path())) {
-      if (entry.path().extension() == ".safetensors") RotateKvHeads(entry.path().string(), *spec);
-    }
-    auto group = LoadOrFail(dir.path(), {});
-    ASSERT_NE(group, nullptr);
-    const Difference difference = Compare(*golden, group->Step(PromptRows(*golden)));
-    EXPECT_GT(difference.max, 10 * golden->fp32_tolerance) << name;
-    ++tested;
-  }
-  EXPECT_GE(tested, 3);
-}
 
 // -- batch invariance
 // -------------------------------------------------------------------------------

@@ -45,10 +45,14 @@ RankGroup::~RankGroup() = default;
 
 absl::StatusOr<std::unique_ptr<RankGroup>> RankGroup::Load(const std::string& model_dir,
                                                            const RankGroupOptions& options) {
-  TESSERA_ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(model_dir));
+  TESSERA_ASSIGN_OR_RETURN(const auto checkpoint, options.dummy_weights
+                                                      ? Checkpoint::WithoutWeights(model_dir)
+                                                      : Checkpoint::Open(model_dir));
   std::unique_ptr<RankGroup> group(new RankGroup());
   TESSERA_ASSIGN_OR_RETURN(group->spec_, ParseModelSpec(checkpoint->config_json()));
   if (options.edit) options.edit(group->spec_);
+  group->rope_switch_ = RopeSwitch(group->spec_, options.context_max);
+  group->at_switch_ = options.at_switch;
   group->limits_ = {.rows_max = options.tokens_max,
                     .tokens_max = options.tokens_max,
                     .context_max = options.context_max,
@@ -79,7 +83,8 @@ absl::StatusOr<std::unique_ptr<RankGroup>> RankGroup::Load(const std::string& mo
     TESSERA_ASSIGN_OR_RETURN(StepArrays arrays, StepArrays::Create(*ops[rank], group->limits_));
     auto r = std::make_unique<Rank>(*ops[rank], std::move(comms[rank]), std::move(arrays),
                                     group->clock_);
-    const WeightsOptions weights = {.rank = rank, .tp = options.tp, .dtype = options.dtype};
+    const WeightsOptions weights = {
+        .rank = rank, .tp = options.tp, .dtype = options.dtype, .float8 = options.float8};
     TESSERA_ASSIGN_OR_RETURN(
         r->weights, LoadWeights(r->ops, r->ctx, group->spec_, *checkpoint, weights, group->clock_,
                                 [](uint64_t, uint64_t) { return absl::OkStatus(); }));
@@ -106,37 +111,63 @@ absl::StatusOr<std::unique_ptr<RankGroup>> RankGroup::Load(const std::string& mo
   return group;
 }
 
+RowTokens RankGroup::Planned(const RowTokens& row) {
+  std::vector<int32_t>& text = texts_[row.sequence];
+  text.insert(text.end(), row.tokens.begin(), row.tokens.end());
+  RowTokens planned = row;
+  const auto known = sequences_.find(row.sequence);
+  const bool is_long = IsLong(static_cast<int64_t>(text.size()));
+  if (known == sequences_.end()) {
+    planned.long_rope = row.long_rope.value_or(is_long);
+  } else if (is_long && !known->second.long_rope && at_switch_ != AtSwitch::kKeepShort) {
+    planned.long_rope = true;
+    if (at_switch_ == AtSwitch::kComputeAnew) planned.tokens = text;
+  }
+  return planned;
+}
+
 cluster::v1::StepPlan RankGroup::MakePlan(const std::vector<RowTokens>& rows) {
   cluster::v1::StepPlan plan;
   for (size_t i = 0; i < rows.size(); ++i) {
     const auto known = sequences_.find(rows[i].sequence);
-    const bool fresh = known == sequences_.end();
-    const int64_t start = fresh ? 0 : known->second.num_computed;
-    const int64_t held = fresh ? 0 : known->second.block_tables[0].size();
-    const int64_t needed =
-        BlocksFor(start + static_cast<int64_t>(rows[i].tokens.size()), limits_.block_size);
+    const std::vector<std::vector<int32_t>> none(free_blocks_.size());
+    const auto& tables = known == sequences_.end() ? none : known->second.block_tables;
+    const int64_t end = static_cast<int64_t>(texts_.at(rows[i].sequence).size());
+    const int64_t held = static_cast<int64_t>(tables[0].size());
+    const int64_t needed = BlocksFor(end, limits_.block_size);
     plan.add_sequence(rows[i].sequence);
     plan.add_num_new_tokens(rows[i].tokens.size());
-    plan.add_start_position(start);
+    plan.add_start_position(end - static_cast<int64_t>(rows[i].tokens.size()));
     plan.add_output(cluster::v1::OUTPUT_SAMPLE);
     plan.add_num_choices(1);
     plan.add_token_source(cluster::v1::TOKENS_EXPLICIT);
     for (int32_t token : rows[i].tokens) plan.add_tokens(token);
-    for (std::vector<uint32_t>& free : free_blocks_) {
-      plan.add_num_new_blocks(needed - held);
+    const bool reset =
+        known == sequences_.end() ||
+        rows[i].long_rope.value_or(known->second.long_rope) != known->second.long_rope;
+    for (size_t group = 0; group < free_blocks_.size(); ++group) {
+      plan.add_num_new_blocks(reset ? needed : needed - held);
+      if (reset) {
+        for (int32_t block : tables[group]) plan.add_block_ids(static_cast<uint32_t>(block));
+      }
+      std::vector<uint32_t>& free = free_blocks_[group];
       for (int64_t block = held; block < needed; ++block) {
         TESSERA_CHECK(!free.empty()) << "the test needs more blocks";
         plan.add_block_ids(free.back());
         free.pop_back();
       }
     }
-    if (fresh) plan.add_resets()->set_row(i);
+    if (!reset) continue;
+    plan.add_resets()->set_row(i);
+    plan.mutable_resets()->rbegin()->set_long_rope(*rows[i].long_rope);
   }
   return plan;
 }
 
 std::vector<std::vector<std::vector<float>>> RankGroup::Step(const std::vector<RowTokens>& rows) {
-  const cluster::v1::StepPlan plan = MakePlan(rows);
+  std::vector<RowTokens> planned;
+  for (const RowTokens& row : rows) planned.push_back(Planned(row));
+  const cluster::v1::StepPlan plan = MakePlan(planned);
   const absl::Status status = CheckPlan(plan, limits_, sequences_);
   TESSERA_CHECK(status.ok()) << status;
   ApplyPlan(plan, limits_, sequences_, input_);
@@ -148,6 +179,7 @@ std::vector<std::vector<std::vector<float>>> RankGroup::Step(const std::vector<R
   std::vector<std::vector<std::vector<float>>> result(rows.size());
   size_t token = 0;
   for (size_t i = 0; i < rows.size(); ++i) {
+    token += planned[i].tokens.size() - rows[i].tokens.size();
     for (size_t j = 0; j < rows[i].tokens.size(); ++j) result[i].push_back(LogitsOf(token++));
   }
   return result;
@@ -208,6 +240,7 @@ std::vector<float> RankGroup::LogitsOf(size_t row) const {
 
 void RankGroup::Clear() {
   sequences_.clear();
+  texts_.clear();
   free_blocks_.assign(spec_.kv_groups.size(), all_blocks_);
 }
 

@@ -6,7 +6,9 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -22,6 +24,14 @@
 #include "worker/weights.h"
 
 namespace tessera {
+
+// What a group does with a sequence that grows beyond the switch of its rotary factors; what a
+// coordinator does, or a mistake.
+enum class AtSwitch {
+  kComputeAnew,
+  kKeepShort,       // nothing
+  kNewTokensAlone,  // keeps the keys that turned by the short factors
+};
 
 struct RankGroupOptions {
   int tp = 1;
@@ -39,12 +49,18 @@ struct RankGroupOptions {
                                                            absl::Duration)>
       new_comms = nullptr;
   bool deterministic = true;
+  AtSwitch at_switch = AtSwitch::kComputeAnew;
+  bool float8 = false;         // see WeightsOptions
+  bool dummy_weights = false;  // see Checkpoint::WithoutWeights
 };
 
 // Tokens of one sequence that follow what it has.
 struct RowTokens {
   uint64_t sequence = 0;
   std::vector<int32_t> tokens;
+  // SequenceReset::long_rope; left open, by whether the sequence has more tokens than the switch.
+  // Said at the first chunk of a long prompt, which is computed by the long factors from the start.
+  std::optional<bool> long_rope = std::nullopt;
 };
 
 // What came of a plan.
@@ -59,7 +75,8 @@ class RankGroup {
                                                          const RankGroupOptions& options);
   ~RankGroup();
 
-  // One step. result[i][j]: logits [V] after rows[i].tokens[j].
+  // One step. result[i][j]: logits [V] after rows[i].tokens[j]. A sequence that a row takes beyond
+  // the switch is computed anew.
   std::vector<std::vector<std::vector<float>>> Step(const std::vector<RowTokens>& rows);
   // One step as an engine does it, copies and draws included; or why the plan is refused.
   absl::StatusOr<PlanOutcome> Execute(const cluster::v1::StepPlan& plan);
@@ -72,11 +89,15 @@ class RankGroup {
   void Clear();
 
   const ModelSpec& spec() const { return spec_; }
+  // Whether a sequence of so many tokens turns by the long factors.
+  bool IsLong(int64_t tokens) const { return rope_switch_ > 0 && tokens > rope_switch_; }
 
  private:
   struct Rank;
   RankGroup() = default;
   cluster::v1::StepPlan MakePlan(const std::vector<RowTokens>& rows);
+  // The row as it is to be computed: with all tokens of its sequence at the switch.
+  RowTokens Planned(const RowTokens& row);
   // Each rank's part, on its own thread.
   void OnEveryRank(const std::function<void(Rank&)>& work);
   // The logits of every rank's shard of row `row`, put together.
@@ -85,9 +106,12 @@ class RankGroup {
   RealClock clock_;
   ModelSpec spec_;
   StepLimits limits_;
+  int64_t rope_switch_ = 0;  // tokens, see RopeSwitch
+  AtSwitch at_switch_ = AtSwitch::kComputeAnew;
   std::vector<std::unique_ptr<Ops>> ops_;
   std::vector<std::unique_ptr<Rank>> ranks_;
   SequenceMap sequences_;
+  std::map<uint64_t, std::vector<int32_t>> texts_;  // by sequence, what Step was given
   std::vector<uint32_t> all_blocks_;
   std::vector<std::vector<uint32_t>> free_blocks_;  // [KvGroup]
   StepInput input_;

@@ -156,6 +156,45 @@ class ServiceTest : public testing::Test {
   FakeCoordinator coordinator_;
 };
 
+// Without a file but config.json, and without its seven peers: such a rank says what it is and
+// computes.
+TEST_F(ServiceTest, OneRankOfAGroupAloneOnMadeUpWeights) {
+  TempDir bare;
+  bare.Write("config.json", TinyConfig().dump());
+  RunningWorker worker(coordinator_.address(), bare.path(), "w0");
+  coordinator_.AwaitHello(1);
+  CoordinatorMessage message = Assign(1, 0, 8);
+  cluster::v1::Assign* assign = message.mutable_assign();
+  assign->set_model_dir_name(std::filesystem::path(bare.path()).filename().string());
+  assign->set_manifest_digest((*Checkpoint::WithoutWeights(bare.path()))->digest());
+  assign->set_load_format("dummy");
+  assign->set_comm(cluster::v1::COMM_SOLO);
+  coordinator_.Send(1, message);
+  const std::vector<cluster::v1::Ready> ready = MakeReady(1, {1});
+  ASSERT_EQ(ready.size(), 1u);
+  EXPECT_EQ(ready[0].bytes_read(), 0u);
+  EXPECT_GT(ready[0].weight_bytes(), 0u);
+  EXPECT_THAT(ready[0].numerics_class(), HasSubstr("solo_of=8"));
+  coordinator_.SendPlan(1, Prompt(1, 1));
+  const auto result = coordinator_.AwaitResult(1);
+  ASSERT_TRUE(result.has_value());
+  EXPECT_FALSE(result->has_error()) << result->error().message();
+  ASSERT_EQ(result->sampled_size(), 1);
+  EXPECT_GE(result->sampled(0), 0);
+  EXPECT_LT(result->sampled(0), 5) << "rank 0 of 8 has 5 of 37 tokens";
+}
+
+TEST_F(ServiceTest, AnUnknownLoadFormatIsRefused) {
+  RunningWorker worker(coordinator_.address(), model_.path(), "w0");
+  coordinator_.AwaitHello(1);
+  CoordinatorMessage message = Assign(1, 0, 1);
+  message.mutable_assign()->set_load_format("gguf");
+  coordinator_.Send(1, message);
+  const auto failed = coordinator_.Await(1, WorkerMessage::kFailed);
+  ASSERT_TRUE(failed.has_value());
+  EXPECT_THAT(failed->failed().message(), HasSubstr("gguf"));
+}
+
 TEST_F(ServiceTest, WholeLifeWithWeightsKept) {
   RunningWorker worker(coordinator_.address(), model_.path(), "w0");
   const cluster::v1::Hello hello = coordinator_.AwaitHello(1);

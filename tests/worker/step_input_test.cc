@@ -58,6 +58,46 @@ TEST(StepInputTest, ResetReplacesWhatWasKnown) {
   EXPECT_EQ(sequences.at(7).sampling.temperature, 0.5f);
 }
 
+TEST(StepInputTest, RowsOfLongSequencesAreRunsOfTheirOwn) {
+  SequenceMap sequences = KnownSequences();
+  StepPlan plan = GoodPlan();
+  AddRow(plan, 6, 0, {31, 32}, {1}, cluster::v1::OUTPUT_SAMPLE);
+  AddReset(plan, 2);
+  plan.mutable_resets(0)->set_long_rope(true);
+  plan.mutable_resets(1)->set_long_rope(true);
+  ASSERT_TRUE(CheckPlan(plan, Limits(), sequences).ok());
+  StepInput input;
+  ApplyPlan(plan, Limits(), sequences, input);
+  ASSERT_EQ(input.runs.size(), 2u);
+  EXPECT_FALSE(input.runs[0].long_rope);
+  EXPECT_EQ(input.runs[0].num_rows, 1);
+  EXPECT_TRUE(input.runs[1].long_rope);
+  EXPECT_EQ(input.runs[1].first_row, 1);
+  EXPECT_EQ(input.runs[1].num_rows, 2);
+  EXPECT_EQ(input.runs[1].first_token, 1);
+  EXPECT_THAT(input.run_query_begin, ElementsAre(0, 1, 0, 3, 5));
+
+  const auto ops = NewCpuOps();
+  ASSERT_TRUE(ops.ok());
+  auto arrays = StepArrays::Create(**ops, Limits());
+  ASSERT_TRUE(arrays.ok());
+  const GroupStep& step = arrays->Upload({}, input)[0];
+  ASSERT_EQ(step.runs.size(), 2u);
+  const StepView& rows = step.runs[1].rows;
+  EXPECT_EQ(rows.num_tokens, 5);
+  EXPECT_EQ(rows.positions.as<const int32_t>()[3], 0);
+  EXPECT_EQ(rows.query_begin.as<const int32_t>()[1], 3);
+  EXPECT_EQ(rows.kv_length.as<const int32_t>()[1], 2);
+  EXPECT_EQ(rows.block_table.as<const int32_t>()[0], 9);
+
+  // Until another reset it stays so.
+  StepPlan next;
+  AddRow(next, 8, 3, {24}, {}, cluster::v1::OUTPUT_SAMPLE);
+  ApplyPlan(next, Limits(), sequences, input);
+  ASSERT_EQ(input.runs.size(), 1u);
+  EXPECT_TRUE(input.runs[0].long_rope);
+}
+
 TEST(StepInputTest, ARowCarriesWhatItsSequenceDrew) {
   for (const int32_t drawn : {55, Sampler::kNoToken}) {
     SequenceMap sequences = KnownDraws();

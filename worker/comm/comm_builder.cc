@@ -16,6 +16,7 @@
 #include "worker/comm/loopback.h"
 #include "worker/comm/nccl.h"
 #include "worker/comm/shared_memory.h"
+#include "worker/comm/solo.h"
 #include "worker/comm/tree_sum.h"
 
 namespace tessera {
@@ -31,10 +32,6 @@ absl::Status Validate(const CommOptions& options) {
   if (options.rank < 0 || options.rank >= options.size) {
     return absl::InvalidArgumentError(
         absl::StrCat("rank ", options.rank, " in a group of ", options.size));
-  }
-  if (options.kind == cluster::v1::COMM_SOLO && options.size != 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("COMM_SOLO is for one rank, the group has ", options.size));
   }
   for (const absl::Duration deadline : {options.call_deadline, options.connect_deadline}) {
     if (deadline <= absl::ZeroDuration() || deadline > kCommDeadlineMax) {
@@ -63,11 +60,12 @@ absl::StatusOr<CommBuilder> CommBuilder::Create(const CommOptions& options, Ops&
   };
   switch (options.kind) {
     case cluster::v1::COMM_SOLO:
-      return CommBuilder(EncodeBlob(self, ""),
+      // Its own blob and no other, whatever the size: such a rank is never in a group with others.
+      return CommBuilder(EncodeBlob({options.kind, 0, 1}, ""),
                          [self, &ops](const std::vector<std::string>& blobs)
                              -> absl::StatusOr<std::unique_ptr<Communicator>> {
-                           TESSERA_RETURN_IF_ERROR(DecodeBlobs(self, blobs).status());
-                           return NewSolo(ops);
+                           TESSERA_RETURN_IF_ERROR(DecodeBlobs({self.kind, 0, 1}, blobs).status());
+                           return NewSolo(self.rank, self.size, ops);
                          });
     case cluster::v1::COMM_SHARED_MEMORY: {
       TESSERA_ASSIGN_OR_RETURN(auto setup, SharedMemorySetup::Create(options, ops));

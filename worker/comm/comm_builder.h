@@ -33,7 +33,7 @@ inline constexpr absl::Duration kCommDeadlineMax = absl::Hours(1);
 struct CommOptions {
   cluster::v1::CommKind kind = cluster::v1::COMM_SOLO;
   int rank = 0;
-  int size = 1;  // 1, 2, 4 or 8; 1 with COMM_SOLO
+  int size = 1;  // 1, 2, 4 or 8; with COMM_SOLO the others are not there
   absl::Duration connect_deadline = absl::Seconds(30);
   // How long one call may wait for a peer (Assign.step_deadline_ms).
   absl::Duration call_deadline = absl::Seconds(10);

@@ -184,8 +184,4 @@ std::vector<std::unique_ptr<Communicator>> NewLoopback(const std::vector<Ops*>& 
   return ranks;
 }
 
-std::unique_ptr<Communicator> NewSolo(Ops& ops) {
-  return std::move(NewLoopback({&ops}, absl::InfiniteDuration()).front());
-}
-
 }  // namespace tessera

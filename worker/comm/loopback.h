@@ -19,9 +19,6 @@ namespace tessera {
 std::vector<std::unique_ptr<Communicator>> NewLoopback(const std::vector<Ops*>& ops,
                                                        absl::Duration call_deadline);
 
-// A group of one: sums and gathers are the data itself.
-std::unique_ptr<Communicator> NewSolo(Ops& ops);
-
 }  // namespace tessera
 
 #endif  // TESSERA_WORKER_COMM_LOOPBACK_H_

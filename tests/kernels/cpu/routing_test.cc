@@ -1,6 +1,7 @@
 // RouteExperts: against a plain rewriting of each rule in double, and what ties and NaNs do.
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <numeric>
 #include <set>
@@ -187,18 +188,41 @@ TEST_P(RoutingTest, TheLowerIdGoesFirstAmongEquals) {
             (std::vector<int32_t>{1, 2, 0}));
 }
 
-// Weights are then no numbers, but every id can be used.
-TEST_P(RoutingTest, NaNsAreChosenLastAndNothingTwice) {
+// Whoever computes on sees that there was no choice to make; neighbours do not.
+TEST_P(RoutingTest, ALogitThatIsNotFiniteSpoilsItsTokenAlone) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), infinity, -infinity}) {
+    for (const RoutingSpec& spec :
+         {RoutingSpec{}, RoutingSpec{.scoring = Scoring::kSigmoid, .normalize = true},
+          RoutingSpec{.num_groups = 2, .groups_per_token = 1},
+          RoutingSpec{.scoring = Scoring::kSparseMixer, .jitter = 0.1f}}) {
+      std::vector<float> logits = {1, 2, 3, 4, 8, 7, 6, 5, 1, 3, 2, 4, 8, 6, 7, 5};
+      const Routed good = RunRouting(GetParam(), kF32, logits, {}, 8, 2, spec);
+      logits[11] = bad;
+      const Routed met = RunRouting(GetParam(), kF32, logits, {}, 8, 2, spec);
+      EXPECT_EQ(std::vector<int32_t>(met.ids.begin(), met.ids.begin() + 2),
+                std::vector<int32_t>(good.ids.begin(), good.ids.begin() + 2));
+      EXPECT_EQ(met.weights[0], good.weights[0]);
+      EXPECT_EQ(met.weights[1], good.weights[1]);
+      EXPECT_TRUE(std::isnan(met.weights[2]) && std::isnan(met.weights[3])) << bad;
+      EXPECT_EQ(met.ids[2], 0);
+      EXPECT_EQ(met.ids[3], 1);
+    }
+  }
+}
+
+// A bias may still make a score that is no number; it is chosen last, and nothing twice.
+TEST_P(RoutingTest, NaNsOfABiasAreChosenLastAndNothingTwice) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  const std::vector<float> some = {nan, 1, nan, 2, nan, nan, nan, nan};
   const RoutingSpec sigmoid{.scoring = Scoring::kSigmoid};
-  EXPECT_EQ(RunRouting(GetParam(), kF32, some, {}, 8, 3, sigmoid).ids,
+  const std::vector<float> logits = {0, 1, 0, 2, 0, 0, 0, 0};
+  const std::vector<float> some = {nan, 0, nan, 0, nan, nan, nan, nan};
+  EXPECT_EQ(RunRouting(GetParam(), kF32, logits, some, 8, 3, sigmoid).ids,
             (std::vector<int32_t>{3, 1, 0}));
   const std::vector<float> all(8, nan);
   for (const RoutingSpec& spec :
-       {RoutingSpec{}, sigmoid, RoutingSpec{.num_groups = 2, .groups_per_token = 1},
-        RoutingSpec{.scoring = Scoring::kSparseMixer, .jitter = 0.1f}}) {
-    const std::vector<int32_t> ids = RunRouting(GetParam(), kF32, all, {}, 8, 2, spec).ids;
+       {RoutingSpec{}, sigmoid, RoutingSpec{.num_groups = 2, .groups_per_token = 1}}) {
+    const std::vector<int32_t> ids = RunRouting(GetParam(), kF32, logits, all, 8, 2, spec).ids;
     EXPECT_EQ(std::set<int32_t>(ids.begin(), ids.end()).size(), 2u);
     for (int32_t id : ids) EXPECT_TRUE(id >= 0 && id < 8) << id;
   }

@@ -130,7 +130,7 @@ TEST(CommBuilderTest, ImpossibleOptionsAreRefused) {
             absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code({.kind = COMM_SHARED_MEMORY, .rank = 2, .size = 2}),
             absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(code({.rank = 0, .size = 2}), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code({.rank = 2, .size = 2}), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code({.kind = COMM_GLOO, .rank = 0, .size = 2}), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code({.kind = COMM_GLOO, .size = 2, .gloo_host = "192.0.2.1"}),
             absl::StatusCode::kUnavailable);
@@ -150,6 +150,36 @@ TEST(CommBuilderTest, SoloNeedsNobody) {
   EXPECT_TRUE((*comm)->Barrier(ExecContext()).ok());
   (*comm)->Abort();
   EXPECT_FALSE((*comm)->Barrier(ExecContext()).ok());
+}
+
+// One rank of a larger group, alone: its own part stands for everybody's.
+TEST(CommBuilderTest, SoloRankDoesTheLocalPart) {
+  FakeOps ops;
+  auto builder = CommBuilder::Create({.kind = cluster::v1::COMM_SOLO, .rank = 3, .size = 8}, ops);
+  ASSERT_TRUE(builder.ok()) << builder.status();
+  auto comm = std::move(*builder).Connect({builder->hello()});
+  ASSERT_TRUE(comm.ok()) << comm.status();
+  EXPECT_EQ((*comm)->size(), 8);
+  EXPECT_EQ((*comm)->rank(), 3);
+  const int32_t own = 17;
+  int32_t all[8] = {};
+  ASSERT_TRUE((*comm)->AllGatherHost(all, &own, sizeof(own)).ok());
+  for (const int32_t part : all) EXPECT_EQ(part, 17);
+  float data[2] = {1.5f, -2.0f};
+  ASSERT_TRUE((*comm)->AllReduce({}, TensorView(data, DType::kFloat32, {2})).ok());
+  EXPECT_EQ(data[0], 1.5f);
+  EXPECT_EQ((*comm)->Send({}, TensorView(data, DType::kFloat32, {2}), 0).code(),
+            absl::StatusCode::kUnimplemented);
+}
+
+TEST(CommBuilderTest, SoloRankRefusesCompany) {
+  FakeOps ops;
+  const auto make = [&](int rank) {
+    return *CommBuilder::Create({.kind = cluster::v1::COMM_SOLO, .rank = rank, .size = 2}, ops);
+  };
+  CommBuilder first = make(0);
+  const std::vector<std::string> blobs = {first.hello(), make(1).hello()};
+  EXPECT_EQ(std::move(first).Connect(blobs).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST(CommBuilderTest, AddressTowardsTheLoopbackIsTheLoopback) {

@@ -33,8 +33,14 @@ class FakeOps : public Ops {
   absl::Status Synchronize(const ExecContext&) override { Unused(); }
   size_t WorkspaceBytes(int64_t, int64_t, int64_t) override { return 0; }
   size_t ExpertsWorkspaceBytes(int64_t, const ExpertSizes&) override { return 0; }
+  bool CanRecord() const override { return false; }
+  absl::Status BeginRecording(const ExecContext&) override { Unused(); }
+  absl::StatusOr<Recording> EndRecording(const ExecContext&) override { Unused(); }
+  absl::Status Replay(const ExecContext&, const Recording&) override { Unused(); }
   absl::StatusOr<std::unique_ptr<Weight>> NewWeight(const WeightShape&) override { Unused(); }
   void PackRows(Weight&, int64_t, TensorView) override { Unused(); }
+  void FillRows(Weight&, int64_t, int64_t, const NoiseSpec&) override { Unused(); }
+  void Fill(const ExecContext&, TensorView, const NoiseSpec&) override { Unused(); }
   void Embedding(const ExecContext&, TensorView, TensorView, TensorView, int64_t, float) override {
     Unused();
   }
