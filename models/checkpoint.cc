@@ -18,6 +18,8 @@
 #include "base/check.h"
 #include "base/status.h"
 #include "models/config_reader.h"
+#include "models/model_spec.h"
+#include "models/weight_spec.h"
 
 namespace tessera {
 namespace {
@@ -79,6 +81,7 @@ constexpr OtherForm kOtherForms[] = {
     {"consolidated", ".pth", kOwnLayout},
     {"params", ".json", kOwnLayout},
     {"", ".bin", kPickle},
+    {"pytorch_model.bin.index", ".json", kPickle},
     {"", ".pt", kPickle},
     {"", ".pth", kPickle},
     {"", ".ckpt", kPickle},
@@ -88,6 +91,8 @@ constexpr OtherForm kOtherForms[] = {
     {"", ".onnx", kOtherFramework},
     {"model-", ".safetensors",
      ", but not model.safetensors.index.json, which says what is where; fetch the model again"},
+    {"", ".safetensors",
+     ", which is no name that the Hugging Face layout has for a model's weights"},
 };
 // What a trainer leaves beside a model.
 constexpr const char* kTrainerFiles[] = {"training_args", "optimizer", "scheduler", "rng_state",
@@ -128,6 +133,13 @@ absl::Status RefuseAdapter(const fs::path& path) {
       "save_pretrained) and serve the result"));
 }
 
+// A file that another one names, or that the directory lists and a dangling link stands for.
+absl::Status Promised(const absl::Status& status, const std::string& by) {
+  if (!absl::IsNotFound(status)) return status;
+  return absl::InvalidArgumentError(
+      absl::StrCat(status.message(), ", though ", by, " names it; fetch the model again"));
+}
+
 // The tensor-to-file map of an index. File names must be plain, so that none leads out of the
 // directory.
 absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const fs::path& path) {
@@ -135,8 +147,7 @@ absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const fs::path& pat
   const auto refuse = [&](const std::string& what) {
     return absl::InvalidArgumentError(absl::StrCat(path.string(), what));
   };
-  const nlohmann::json json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (json.is_discarded()) return refuse(" is not valid JSON");
+  TESSERA_ASSIGN_OR_RETURN(const nlohmann::json json, ParseJson(text, path.string()));
   const auto weight_map = json.is_object() ? json.find("weight_map") : json.end();
   if (weight_map == json.end() || !weight_map->is_object() || weight_map->empty()) {
     return refuse(" has no \"weight_map\" of tensor names to file names");
@@ -267,7 +278,9 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& 
       return NotAModel(directory, names,
                        absl::StrCat("neither ", kSingleFile, " nor ", kIndexFile));
     }
-    TESSERA_ASSIGN_OR_RETURN(index, ReadIndex(root / kIndexFile));
+    auto read = ReadIndex(root / kIndexFile);
+    if (!read.ok()) return Promised(read.status(), directory);
+    index = *std::move(read);
     files.clear();
     for (const auto& [tensor, file] : index) files.insert(file);
     for (const std::string& name : names) {
@@ -287,10 +300,42 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& 
   for (const std::string& file : files) {
     absl::StatusOr<std::unique_ptr<MappedFile>> opened =
         AddFile(root / file, &checkpoint->tensors_, &digest);
-    if (!opened.ok()) return opened.status();
+    if (!opened.ok()) return Promised(opened.status(), index.empty() ? directory : kIndexFile);
     checkpoint->files_.push_back(*std::move(opened));
   }
   if (!index.empty()) TESSERA_RETURN_IF_ERROR(CheckIndex(index, checkpoint->tensors_));
+  checkpoint->digest_ = digest.Hex();
+  return checkpoint;
+}
+
+absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::WithoutWeights(
+    const std::string& directory) {
+  TESSERA_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDirectory(directory));
+  const auto has = [&](const char* name) {
+    return std::binary_search(names.begin(), names.end(), name);
+  };
+  const fs::path root(directory);
+  std::unique_ptr<Checkpoint> checkpoint(new Checkpoint());
+  checkpoint->directory_ = directory;
+  checkpoint->has_no_weights_ = true;
+  if (!has("config.json")) return NotAModel(directory, names, "no config.json");
+  TESSERA_ASSIGN_OR_RETURN(checkpoint->config_json_,
+                           ReadText(root / "config.json", kConfigBytesMax));
+  if (has("generation_config.json")) {
+    TESSERA_ASSIGN_OR_RETURN(checkpoint->generation_config_json_,
+                             ReadText(root / "generation_config.json", kConfigBytesMax));
+  }
+  TESSERA_ASSIGN_OR_RETURN(const ModelSpec spec, ParseModelSpec(checkpoint->config_json_));
+  const DType dtype = spec.checkpoint_dtype == DType::kFloat32 ? DType::kFloat32 : DType::kBFloat16;
+  for (const WeightSpec& weight : WeightTable(spec)) {
+    TensorEntry entry = {.name = weight.name, .dtype = dtype, .shape = weight.StoredShape()};
+    entry.end = DTypeSize(dtype);
+    for (int64_t n : entry.shape) entry.end *= static_cast<uint64_t>(n);
+    checkpoint->tensors_[weight.name] = {nullptr, std::move(entry)};
+  }
+  Sha256 digest;
+  digest.Add("without weights\n");
+  digest.Add(checkpoint->config_json_);
   checkpoint->digest_ = digest.Hex();
   return checkpoint;
 }

@@ -65,13 +65,20 @@ class MappedFile {
 class Checkpoint {
  public:
   struct Located {
-    const MappedFile* file;
+    const MappedFile* file;  // null: see has_no_weights
     TensorEntry entry;
   };
   // NOT_FOUND / INVALID_ARGUMENT naming the file and what is wrong with it. Adapters, pickle files
   // (.bin, .pt), GGUF and other layouts are refused by name, with what to do about it.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& directory);
 
+  // The same directory as if it held the tensors that its config.json asks for: in the checkpoint's
+  // dtype (bfloat16 for anything but float32), without a file, whatever lies beside config.json.
+  // The digest is that of the configuration alone.
+  static absl::StatusOr<std::unique_ptr<Checkpoint>> WithoutWeights(const std::string& directory);
+
+  // Made by WithoutWeights: no tensor has a file.
+  bool has_no_weights() const { return has_no_weights_; }
   const std::string& directory() const { return directory_; }
   const std::string& config_json() const { return config_json_; }
   const std::string& generation_config_json() const {
@@ -86,6 +93,7 @@ class Checkpoint {
 
  private:
   Checkpoint() = default;
+  bool has_no_weights_ = false;
   std::string directory_;
   std::string config_json_;
   std::string generation_config_json_;

@@ -114,16 +114,22 @@ absl::StatusOr<BlockScaling> ParseBlockScaling(const ConfigReader& config) {
   BlockScaling scaling;
   TESSERA_ASSIGN_OR_RETURN(const auto quantization, config.Object("quantization_config"));
   if (!quantization.has_value()) return scaling;
-  TESSERA_ASSIGN_OR_RETURN(const std::string method,
-                           quantization->StringOr("quant_method", "unnamed"));
+  constexpr char kOthers[] =
+      "; otherwise use a checkpoint in bfloat16, float16 or float32, other quantized weights are "
+      "not supported";
+  TESSERA_ASSIGN_OR_RETURN(const std::string method, quantization->StringOr("quant_method", ""));
+  if (method != "fp8") {
+    return quantization->RefuseForNow(
+        "quant_method", absl::StrCat("\"fp8\", with a scale per block of weights", kOthers));
+  }
   TESSERA_ASSIGN_OR_RETURN(const std::string format, quantization->StringOr("fmt", "e4m3"));
-  if (method != "fp8" || format != "e4m3" || !quantization->Has("weight_block_size")) {
-    return absl::UnimplementedError(
-        absl::StrCat("config.json: quantized weights (\"", method, "\"",
-                     method == "fp8" ? " without blocks" : "",
-                     ") are not supported; use a checkpoint in bfloat16, float16 or float32, or in "
-                     "float8 (e4m3) "
-                     "with a scale per block"));
+  if (format != "e4m3") {
+    return quantization->RefuseForNow("fmt", absl::StrCat("\"e4m3\"", kOthers));
+  }
+  if (!quantization->Has("weight_block_size")) {
+    return quantization->RefuseForNow(
+        "weight_block_size",
+        absl::StrCat("the rows and columns of weights that share a scale", kOthers));
   }
   const ConfigReader::Json& block = *quantization->Find("weight_block_size");
   const auto is_size = [](const ConfigReader::Json& n) {

@@ -4,9 +4,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <set>
 #include <string_view>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "models/checkpoint.h"
@@ -43,7 +46,61 @@ std::string Shown(const ConfigReader::Json& value) {
   return text;
 }
 
+// Watches the parser for a key that its object has already.
+class KeyWatch {
+ public:
+  bool operator()(int, nlohmann::json::parse_event_t event, const nlohmann::json& parsed) {
+    using Event = nlohmann::json::parse_event_t;
+    if (event == Event::object_start || event == Event::array_start) {
+      open_.emplace_back();
+    } else if (event == Event::object_end || event == Event::array_end) {
+      open_.pop_back();
+    } else if (event == Event::key) {
+      Level& level = open_.back();
+      level.key = parsed.get<std::string>();
+      if (!level.keys.insert(level.key).second && twice_.empty()) twice_ = Path();
+    }
+    return true;
+  }
+  // The first such key, or "".
+  const std::string& twice() const { return twice_; }
+
+ private:
+  struct Level {
+    std::string key;             // the last one; "" in a list
+    std::set<std::string> keys;  // of an object
+  };
+  std::string Path() const {
+    std::string path;
+    for (const Level& level : open_) {
+      if (!level.key.empty()) absl::StrAppend(&path, path.empty() ? "" : ".", level.key);
+    }
+    return path;
+  }
+  std::vector<Level> open_;
+  std::string twice_;
+};
+
 }  // namespace
+
+absl::StatusOr<nlohmann::json> ParseJson(const std::string& text, const std::string& source) {
+  if (const int depth = Depth(text); depth > kConfigDepthMax) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        source, " is nested ", depth, " levels deep; at most ", kConfigDepthMax, " are allowed"));
+  }
+  KeyWatch watch;
+  nlohmann::json json;
+  try {
+    json = nlohmann::json::parse(text, std::ref(watch));
+  } catch (const nlohmann::json::exception& error) {
+    return absl::InvalidArgumentError(absl::StrCat(source, " is not valid JSON: ", error.what()));
+  }
+  if (!watch.twice().empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(source, " has \"", absl::CEscape(watch.twice()), "\" twice"));
+  }
+  return json;
+}
 
 absl::StatusOr<ConfigReader> ConfigReader::Parse(const std::string& text,
                                                  const std::string& source) {
@@ -51,16 +108,7 @@ absl::StatusOr<ConfigReader> ConfigReader::Parse(const std::string& text,
     return absl::InvalidArgumentError(absl::StrCat(source, " has ", text.size(), " bytes; at most ",
                                                    kConfigBytesMax, " are read"));
   }
-  if (const int depth = Depth(text); depth > kConfigDepthMax) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        source, " is nested ", depth, " levels deep; at most ", kConfigDepthMax, " are allowed"));
-  }
-  Json json;
-  try {
-    json = Json::parse(text);
-  } catch (const Json::exception& error) {
-    return absl::InvalidArgumentError(absl::StrCat(source, " is not valid JSON: ", error.what()));
-  }
+  TESSERA_ASSIGN_OR_RETURN(Json json, ParseJson(text, source));
   if (!json.is_object()) {
     return absl::InvalidArgumentError(
         absl::StrCat(source, " holds ", Shown(json), "; it must hold a JSON object"));
@@ -87,6 +135,18 @@ absl::Status ConfigReader::Refuse(const std::string& key, const std::string& all
   }
   return absl::InvalidArgumentError(
       absl::StrCat(source_, ": \"", path_, key, "\" is ", Shown(*it), "; it must be ", allowed));
+}
+
+absl::Status ConfigReader::RefuseForNow(const std::string& key, const std::string& allowed) const {
+  return absl::UnimplementedError(Refuse(key, allowed).message());
+}
+
+std::vector<std::string> ConfigReader::Keys() const {
+  std::vector<std::string> keys;
+  for (const auto& [key, value] : json_.items()) {
+    if (!value.is_null()) keys.push_back(key);
+  }
+  return keys;
 }
 
 absl::StatusOr<int64_t> ConfigReader::Int(const std::string& key, int64_t min, int64_t max) const {

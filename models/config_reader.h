@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -16,6 +17,11 @@
 namespace tessera {
 
 inline constexpr int kConfigDepthMax = 64;
+
+// Any JSON text of at most kConfigDepthMax levels. INVALID_ARGUMENT names `source` and what is
+// wrong with it; a key that an object has twice is an error, as readers differ in which of them
+// counts.
+absl::StatusOr<nlohmann::json> ParseJson(const std::string& text, const std::string& source);
 
 class ConfigReader {
  public:
@@ -48,6 +54,10 @@ class ConfigReader {
 
   // INVALID_ARGUMENT: `source: "key" is <value>; it must be <allowed>`, or `has no "key"`.
   absl::Status Refuse(const std::string& key, const std::string& allowed) const;
+  // The same as UNIMPLEMENTED, for what others can do.
+  absl::Status RefuseForNow(const std::string& key, const std::string& allowed) const;
+  // The keys that are there and not null.
+  std::vector<std::string> Keys() const;
 
  private:
   ConfigReader(Json json, std::string source, std::string path)

@@ -3,6 +3,7 @@
 #include "models/describe.h"
 
 #include <algorithm>
+#include <cmath>
 #include <string_view>
 
 #include "absl/strings/str_cat.h"
@@ -37,7 +38,7 @@ std::string RopeText(const ModelSpec& spec, const RotarySpec& rope) {
       absl::StrAppendFormat(&text, ", linear scaling by %g", scaling.factor);
       return text;
     case RopeScaling::Kind::kLongRope:
-      absl::StrAppendFormat(&text, ", longrope: long factors if served beyond %d tokens",
+      absl::StrAppendFormat(&text, ", longrope: long factors for sequences beyond %d tokens",
                             scaling.original_context);
       return text;
     case RopeScaling::Kind::kLlama3:
@@ -63,13 +64,32 @@ std::string WindowText(const ModelSpec& spec) {
   return text;
 }
 
+// What scores are multiplied by if nothing is said.
+float PlainScoreScale(const ModelSpec& spec) {
+  const LatentSpec& latent = spec.latent;
+  const int64_t head = latent.kv_rank == 0 ? spec.head_size : latent.nope_size + latent.rope_size;
+  return 1.0f / std::sqrt(static_cast<float>(head));
+}
+
 // What sets the model apart from a plain one, or "".
 std::string ChoicesText(const ModelSpec& spec) {
   std::vector<std::string> choices;
+  if (spec.activation != ActivationKind::kSilu) {
+    choices.push_back(spec.activation == ActivationKind::kGelu ? "GELU" : "GELU by tanh");
+  }
+  if (spec.embedding_scale != 1.0f) {
+    choices.push_back(absl::StrFormat("embedding times %g", spec.embedding_scale));
+  }
+  if (spec.norm_plus_one) choices.push_back("norms by 1 + weight");
   if (spec.layer_norm) choices.push_back("layer norms");
   if (spec.qk_norm) choices.push_back("norms of query and key heads");
   if (spec.attention_out_norm) choices.push_back("norms behind attention");
   if (spec.mlp_out_norm) choices.push_back("norms behind the MLP");
+  const float plain = PlainScoreScale(spec);
+  if (std::abs(spec.attention_scale - plain) > 1e-4f * plain) {
+    choices.push_back(
+        absl::StrFormat("scores times %g (heads alone: %g)", spec.attention_scale, plain));
+  }
   if (spec.attention_softcap != 0) {
     choices.push_back(absl::StrFormat("scores capped at %g", spec.attention_softcap));
   }

@@ -9,11 +9,11 @@ namespace tessera {
 namespace {
 
 constexpr const Family* kFamilies[] = {
-    &kLlamaFamily,        &kMistralFamily,    &kMinistralFamily,  &kQwen2Family,
-    &kQwen3Family,        &kGemmaFamily,      &kGemma2Family,     &kGemma3Family,
-    &kGemma3ImagesFamily, &kPhi3Family,       &kMixtralFamily,    &kQwen3MoeFamily,
-    &kQwen2MoeFamily,     &kDeepseekV2Family, &kDeepseekV3Family, &kPhiMoeAuthorsFamily,
-    &kPhiMoeFamily,
+    &kLlamaFamily,        &kMistralFamily,        &kMinistralFamily,  &kQwen2Family,
+    &kQwen3Family,        &kGemmaFamily,          &kGemma2Family,     &kGemma3Family,
+    &kGemma3ImagesFamily, &kPhi3Family,           &kMixtralFamily,    &kQwen3MoeFamily,
+    &kQwen2MoeFamily,     &kDeepseekV2Family,     &kDeepseekV3Family, &kPhiMoeAuthorsFamily,
+    &kPhiMoeFamily,       &kMistral3ImagesFamily,
 };
 
 }  // namespace

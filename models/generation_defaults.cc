@@ -78,8 +78,15 @@ absl::StatusOr<GenerationDefaults> ParseGenerationDefaults(const std::string& co
                            ConfigReader::Parse(generation_json.empty() ? "{}" : generation_json,
                                                "generation_config.json"));
   GenerationDefaults defaults;
-  const auto ids = [&](const std::string& key) {
-    return TokenIds(generation.Has(key) ? generation : config, key, &defaults.warnings);
+  const auto ids = [&](const std::string& key) -> absl::StatusOr<std::vector<int32_t>> {
+    if (!generation.Has(key)) return TokenIds(config, key, &defaults.warnings);
+    // What rules is right; what nobody goes by may still be a sign.
+    std::vector<std::string> ignored;
+    if (const auto other = TokenIds(config, key, &ignored); !other.ok()) {
+      defaults.warnings.push_back(
+          absl::StrCat(other.status().message(), "; generation_config.json's is taken"));
+    }
+    return TokenIds(generation, key, &defaults.warnings);
   };
   TESSERA_ASSIGN_OR_RETURN(defaults.eos_token_ids, ids("eos_token_id"));
   TESSERA_ASSIGN_OR_RETURN(const std::vector<int32_t> bos, ids("bos_token_id"));

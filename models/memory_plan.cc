@@ -45,13 +45,11 @@ WeightSlot FusedSlot(WeightSlot slot) {
   }
 }
 
-// The rank with the most experts.
-int FullestRank(const ModelSpec& spec, int tp) {
-  int fullest = 0;
-  for (int rank = 1; rank < tp; ++rank) {
-    if (ExpertsOf(spec, rank, tp).count > ExpertsOf(spec, fullest, tp).count) fullest = rank;
-  }
-  return fullest;
+// Experts of a layer on the rank that has the most.
+int64_t MostExperts(const ModelSpec& spec, int tp) {
+  int64_t most = 0;
+  for (int rank = 0; rank < tp; ++rank) most = std::max(most, ExpertsOf(spec, rank, tp).count);
+  return most;
 }
 
 // Columns of this rank as they are packed. The columns of a row-parallel matrix lie in the fixed
@@ -73,11 +71,19 @@ int64_t PackedColumns(const WeightSpec& weight, const Shard& shard, int tp) {
 
 void AddWeights(const ModelSpec& spec, const MemoryRequest& request, MemoryPlan* plan) {
   const uint64_t element = DTypeSize(request.dtype);
-  const int fullest = FullestRank(spec, request.tp);
-  // -> rows, columns
-  std::map<std::tuple<int, int, WeightSlot>, std::pair<int64_t, int64_t>> packed;
-  for (const WeightSpec& weight : WeightTable(spec)) {
-    const Shard shard = ShardOf(weight, spec, weight.expert < 0 ? 0 : fullest, request.tp);
+  const int64_t experts = MostExperts(spec, request.tp);
+  struct Packed {
+    int64_t rows = 0;
+    int64_t columns = 0;
+    int64_t float8_scales = 0;  // of a row; 0: not float8
+  };
+  std::map<std::tuple<int, int, WeightSlot>, Packed> packed;
+  for (const WeightSpec& weight : WeightTableOfOneExpert(spec)) {
+    // An expert lies on one rank, whole; here the first stands for all of the fullest rank's.
+    const Shard shard = weight.expert < 0 ? ShardOf(weight, spec, /*rank=*/0, request.tp)
+                                          : Shard{.row_count = weight.shape[0],
+                                                  .rows_padded = weight.shape[0],
+                                                  .column_count = weight.shape.back()};
     const uint64_t plain_bytes =
         shard.rows_padded * shard.column_count * DTypeSize(weight.ResidentDType(request.dtype));
     if (weight.rule == ShardRule::kReplicate) {
@@ -85,18 +91,26 @@ void AddWeights(const ModelSpec& spec, const MemoryRequest& request, MemoryPlan*
     } else if (weight.shape.size() == 1 || weight.slot == WeightSlot::kEmbedding) {
       plan->weight_bytes_sharded += plain_bytes;
     } else {
-      auto& [rows, columns] = packed[{weight.layer, weight.expert, FusedSlot(weight.slot)}];
-      rows += shard.rows_padded;
-      columns = PackedColumns(weight, shard, request.tp);
+      Packed& matrix = packed[{weight.layer, weight.expert, FusedSlot(weight.slot)}];
+      matrix.rows += shard.rows_padded;
+      matrix.columns = PackedColumns(weight, shard, request.tp);
+      if (request.float8_weights && MayBeFloat8(weight, spec)) {
+        matrix.float8_scales = weight.rule == ShardRule::kColumns ? kSumSlices / request.tp : 1;
+      }
     }
     // A tied head is the embedding's rows once more, packed for the product.
     if (weight.slot == WeightSlot::kEmbedding && spec.tied_head) {
-      packed[{-1, -1, WeightSlot::kHead}] = {shard.rows_padded,
-                                             PackedColumns(weight, shard, request.tp)};
+      packed[{-1, -1, WeightSlot::kHead}] = {.rows = shard.rows_padded,
+                                             .columns = PackedColumns(weight, shard, request.tp)};
     }
   }
-  for (const auto& [place, size] : packed) {
-    plan->weight_bytes_sharded += RoundUp(size.first, kPanelRows) * size.second * element;
+  for (const auto& [place, matrix] : packed) {
+    const uint64_t row_bytes =
+        matrix.float8_scales > 0
+            ? matrix.columns * DTypeSize(DType::kFloat8E4M3) + matrix.float8_scales * 4
+            : matrix.columns * element;
+    const int64_t count = std::get<1>(place) < 0 ? 1 : experts;
+    plan->weight_bytes_sharded += RoundUp(matrix.rows, kPanelRows) * row_bytes * count;
   }
 }
 

@@ -18,6 +18,7 @@ struct MemoryRequest {
   int tp = 1;
   DType dtype = DType::kBFloat16;  // weights and activations
   DType kv_dtype = DType::kBFloat16;
+  bool float8_weights = false;     // see MayBeFloat8
   uint64_t budget_bytes = 0;       // what one rank may use in all
   int64_t block_size = 16;         // tokens
   int64_t context_max = 0;         // tokens of one sequence; 0: the model's own

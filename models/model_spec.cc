@@ -25,6 +25,35 @@ absl::StatusOr<std::string> Architecture(const ConfigReader& config) {
   return list->front().get<std::string>();
 }
 
+// A sequence is short or long for all layers.
+absl::Status CheckOneSwitch(const ConfigReader& config, const ModelSpec& spec) {
+  int64_t original = 0;
+  for (const RotarySpec& rope : spec.ropes) {
+    if (rope.scaling.kind != RopeScaling::Kind::kLongRope) continue;
+    if (original != 0 && original != rope.scaling.original_context) {
+      return config.Refuse("rope_parameters",
+                           "of one \"original_max_position_embeddings\" for all layers");
+    }
+    original = rope.scaling.original_context;
+  }
+  return absl::OkStatus();
+}
+
+// Layers and experts are few enough each; together they might keep us busy for minutes.
+absl::Status CheckTensorCount(const ConfigReader& config, const ModelSpec& spec) {
+  const int64_t layers = std::count_if(spec.layers.begin(), spec.layers.end(),
+                                       [](const LayerSpec& layer) { return layer.experts; });
+  const int64_t tensors = 3 * layers * spec.moe.num_experts;
+  if (tensors <= kTensorsMax) return absl::OkStatus();
+  for (const char* key : {"num_local_experts", "num_experts", "n_routed_experts"}) {
+    if (!config.Has(key)) continue;
+    return config.Refuse(key, absl::StrCat("fewer for ", layers, " layers (\"num_hidden_layers\" ",
+                                           spec.num_layers, "): they make ", tensors,
+                                           " tensors, at most ", kTensorsMax, " are read"));
+  }
+  return absl::InvalidArgumentError(absl::StrCat("config.json: ", tensors, " tensors of experts"));
+}
+
 // What follows from the family's part for every family.
 void Finish(ModelSpec* spec) {
   spec->layers.resize(spec->num_layers);
@@ -60,24 +89,35 @@ absl::StatusOr<ModelSpec> ParseModelSpec(const std::string& config_json) {
   TESSERA_ASSIGN_OR_RETURN(spec.float8, ParseBlockScaling(config));
   TESSERA_ASSIGN_OR_RETURN(spec.checkpoint_dtype, ParseCheckpointDType(config));
   TESSERA_RETURN_IF_ERROR(family->parse(config, &spec));
+  TESSERA_RETURN_IF_ERROR(CheckOneSwitch(config, spec));
+  TESSERA_RETURN_IF_ERROR(CheckTensorCount(config, spec));
   Finish(&spec);
   return spec;
 }
 
 int64_t ParameterCount(const ModelSpec& spec) {
   int64_t count = 0;
-  for (const WeightSpec& weight : WeightTable(spec)) count += weight.Elements();
+  for (const WeightSpec& weight : WeightTableOfOneExpert(spec)) {
+    count += weight.Elements() * (weight.expert < 0 ? 1 : spec.moe.num_experts);
+  }
   return count;
 }
 
 int64_t ActiveParameterCount(const ModelSpec& spec) {
-  int64_t common = 0;
-  int64_t experts = 0;
-  for (const WeightSpec& weight : WeightTable(spec)) {
-    (weight.expert < 0 ? common : experts) += weight.Elements();
+  int64_t count = 0;
+  for (const WeightSpec& weight : WeightTableOfOneExpert(spec)) {
+    count += weight.Elements() * (weight.expert < 0 ? 1 : spec.moe.experts_per_token);
   }
-  if (experts == 0) return common;
-  return common + experts / spec.moe.num_experts * spec.moe.experts_per_token;
+  return count;
+}
+
+int64_t RopeSwitch(const ModelSpec& spec, int64_t context_max) {
+  for (const RotarySpec& rope : spec.ropes) {
+    if (rope.scaling.kind != RopeScaling::Kind::kLongRope) continue;
+    // ParseModelSpec has seen to it that there are no two of them.
+    return context_max > rope.scaling.original_context ? rope.scaling.original_context : 0;
+  }
+  return 0;
 }
 
 bool HasDenseLayers(const ModelSpec& spec) {

@@ -25,6 +25,7 @@ inline constexpr int64_t kExpertsMax = 1024;     // likewise
 inline constexpr int64_t kQueryRankMax = 65536;
 inline constexpr int64_t kVocabSizeMax = 4194304;
 inline constexpr int64_t kContextMax = 16777216;
+inline constexpr int64_t kTensorsMax = 1'000'000;  // of experts, as a safetensors header has it
 
 enum class ActivationKind { kSilu, kGeluTanh, kGelu };
 
@@ -128,6 +129,11 @@ absl::StatusOr<ModelSpec> ParseModelSpec(const std::string& config_json);
 int64_t ParameterCount(const ModelSpec& spec);
 // Those that one token meets.
 int64_t ActiveParameterCount(const ModelSpec& spec);
+
+// Tokens that a sequence may have before it turns by long rotary factors, in a deployment of at
+// most `context_max` tokens a sequence; 0: no sequence there ever does. A sequence that grows
+// beyond is computed anew, all of it, and shares no cached keys with shorter ones.
+int64_t RopeSwitch(const ModelSpec& spec, int64_t context_max);
 
 // True if a layer's MLP is not of experts.
 bool HasDenseLayers(const ModelSpec& spec);

@@ -59,10 +59,9 @@ class YarnBlend {
 
 }  // namespace
 
-RotaryTable MakeRotaryTable(const RotarySpec& rope, int64_t context_max) {
+RotaryTable MakeRotaryTable(const RotarySpec& rope, bool is_long) {
   using Kind = RopeScaling::Kind;
   const RopeScaling& scaling = rope.scaling;
-  const bool is_long = scaling.kind == Kind::kLongRope && context_max > scaling.original_context;
   const std::vector<double>& divisors = is_long ? scaling.long_factor : scaling.short_factor;
   TESSERA_CHECK(scaling.kind != Kind::kLongRope ||
                 static_cast<int64_t>(divisors.size()) == rope.rotary_size / 2)
@@ -79,7 +78,8 @@ RotaryTable MakeRotaryTable(const RotarySpec& rope, int64_t context_max) {
     table.inverse_frequencies.push_back(static_cast<float>(frequency));
   }
   table.attention_factor =
-      static_cast<float>(is_long ? scaling.long_attention_factor : scaling.attention_factor);
+      static_cast<float>(is_long && scaling.kind == Kind::kLongRope ? scaling.long_attention_factor
+                                                                    : scaling.attention_factor);
   return table;
 }
 

@@ -47,10 +47,9 @@ struct RotaryTable {
   float attention_factor = 1.0f;           // multiplies cos and sin
 };
 
-// `context_max`: tokens of the longest sequence that will be served. longrope takes its long
-// factors for every position if that exceeds the original context, else the short ones, so that
-// cached keys never mix the two.
-RotaryTable MakeRotaryTable(const RotarySpec& rope, int64_t context_max);
+// `is_long`: for a sequence of more than original_context tokens, which longrope turns by its long
+// factors at every position; the other kinds have one table.
+RotaryTable MakeRotaryTable(const RotarySpec& rope, bool is_long);
 
 }  // namespace tessera
 

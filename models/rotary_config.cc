@@ -18,9 +18,25 @@ using Kind = RopeScaling::Kind;
 constexpr double kRopeFactorMax = 1e6;
 constexpr double kBetaMax = 1e6;
 
+// Early configs say "type", later ones "rope_type", some say both; the newer spelling rules.
+const char* TypeKey(const ConfigReader& scaling) {
+  return scaling.Has("type") && !scaling.Has("rope_type") ? "type" : "rope_type";
+}
+
+// What an object without a type may say; anything else is a scaling that nobody could apply.
+bool IsUnscaled(const std::string& key) {
+  return key == "rope_theta" || key == "partial_rotary_factor";
+}
+
 absl::StatusOr<std::string> RopeType(const ConfigReader& scaling) {
-  // Early configs say "type", later ones "rope_type", some say both; the newer spelling rules.
-  const char* key = scaling.Has("rope_type") ? "rope_type" : "type";
+  const char* key = TypeKey(scaling);
+  if (!scaling.Has(key)) {
+    for (const std::string& other : scaling.Keys()) {
+      if (!IsUnscaled(other)) {
+        return scaling.Refuse(key, absl::StrCat("named beside \"", other, "\""));
+      }
+    }
+  }
   TESSERA_ASSIGN_OR_RETURN(const std::string type, scaling.StringOr(key, "default"));
   // What longrope was called before it had that name.
   if (type == "su" || (type == "yarn" && scaling.Has("short_factor"))) return "longrope";
@@ -133,9 +149,9 @@ absl::StatusOr<RopeScaling> ParseRopeScaling(const ConfigReader& config,
     rope.kind = Kind::kLongRope;
     TESSERA_RETURN_IF_ERROR(ParseLongRope(config, scaling, spec, rotary_size, &rope));
   } else {
-    return absl::UnimplementedError(
-        absl::StrCat("config.json: rope type \"", type, "\" is not supported for ",
-                     spec.architecture, "; supported are default, linear, llama3, yarn, longrope"));
+    return scaling.RefuseForNow(TypeKey(scaling),
+                                absl::StrCat("one of default, linear, llama3, yarn, longrope for ",
+                                             spec.architecture, ", others are not supported"));
   }
   return rope;
 }

@@ -63,6 +63,18 @@ int64_t WeightSpec::StoredRow(int64_t row) const {
 
 std::vector<WeightSpec> WeightTable(const ModelSpec& spec) { return FamilyOf(spec).weights(spec); }
 
+std::vector<WeightSpec> WeightTableOfOneExpert(const ModelSpec& spec) {
+  ModelSpec one = spec;
+  one.moe.num_experts = std::min<int64_t>(one.moe.num_experts, 1);
+  std::vector<WeightSpec> table = WeightTable(one);
+  for (WeightSpec& weight : table) {
+    const bool per_expert =
+        weight.slot == WeightSlot::kRouter || weight.slot == WeightSlot::kRouterCorrection;
+    if (per_expert) weight.shape[0] = spec.moe.num_experts;
+  }
+  return table;
+}
+
 bool IsIgnorableTensor(const ModelSpec& spec, const std::string& name) {
   return FamilyOf(spec).ignorable(spec, name);
 }
@@ -137,6 +149,28 @@ HeadShard HeadsOf(const ModelSpec& spec, int rank, int tp) {
   // rank * K / tp is the first head of the rank, or the one that tp / K neighbours share.
   heads.kv_begin = rank * spec.num_kv_heads / tp;
   return heads;
+}
+
+bool MayBeFloat8(const WeightSpec& weight, const ModelSpec& spec) {
+  switch (weight.slot) {
+    case WeightSlot::kQuery:
+    case WeightSlot::kKey:
+    case WeightSlot::kValue:
+      return spec.latent.kv_rank == 0;
+    case WeightSlot::kOutput:
+    case WeightSlot::kGate:
+    case WeightSlot::kUp:
+    case WeightSlot::kDown:
+    case WeightSlot::kExpertGate:
+    case WeightSlot::kExpertUp:
+    case WeightSlot::kExpertDown:
+    case WeightSlot::kSharedGate:
+    case WeightSlot::kSharedUp:
+    case WeightSlot::kSharedDown:
+      return true;
+    default:
+      return false;
+  }
 }
 
 }  // namespace tessera

@@ -107,6 +107,10 @@ struct WeightSpec {
   }
 };
 
+// Whether the tensor is part of a matrix that may be kept as float8: the products inside the
+// layers, but those of latent attention before its heads and the router's. What is fused agrees.
+bool MayBeFloat8(const WeightSpec& weight, const ModelSpec& spec);
+
 // The part of a tensor that one rank reads: a range of rows and a range of columns.
 struct Shard {
   int64_t row_begin = 0;
@@ -120,6 +124,10 @@ struct Shard {
 // order of its rows. A tied head is not in it: the embedding serves as both.
 std::vector<WeightSpec> WeightTable(const ModelSpec& spec);
 
+// The same with the first expert of a layer for all of them, which are alike: what counts bytes and
+// parameters asks here, as a table of all may have a million entries.
+std::vector<WeightSpec> WeightTableOfOneExpert(const ModelSpec& spec);
+
 // Tensors that some exporters add and that carry no weights (rotary inv_freq buffers, and
 // lm_head.weight beside a tied head).
 bool IsIgnorableTensor(const ModelSpec& spec, const std::string& name);
@@ -128,6 +136,11 @@ bool IsIgnorableTensor(const ModelSpec& spec, const std::string& name);
 // float8 ones with their scales, and none besides but ignorable ones. INVALID_ARGUMENT names the
 // tensor that is missing, wrong or too many.
 absl::Status CheckTensors(const ModelSpec& spec, const Checkpoint& checkpoint);
+
+// Of a checkpoint that passed CheckTensors: OK if the small tensors that decide for whole tokens
+// (norms, routers and their corrections, scales of float8) are finite numbers. INVALID_ARGUMENT
+// names the tensor. Reads them all, some hundred MB of the largest models.
+absl::Status CheckFinite(const ModelSpec& spec, const Checkpoint& checkpoint);
 
 // INVALID_ARGUMENT naming the number that tp does not divide, and the tp values that work.
 absl::Status CheckTensorParallel(const ModelSpec& spec, int tp);

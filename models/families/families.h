@@ -10,6 +10,7 @@ namespace tessera {
 extern const Family kLlamaFamily;
 extern const Family kMistralFamily;
 extern const Family kMinistralFamily;
+extern const Family kMistral3ImagesFamily;
 extern const Family kQwen2Family;
 extern const Family kQwen3Family;
 extern const Family kGemmaFamily;

@@ -24,6 +24,17 @@ class ModelCopyTest(unittest.TestCase):
         shutil.copytree(DEMO_MODEL, self.directory)
         self.addCleanup(shutil.rmtree, self.directory.parent)
 
+    def refused(self, *words, flags=("--tp", "2")):
+        begun = time.monotonic()
+        with Process("tessera", "serve", "--model", self.directory, "--http-port", "0", "--grpc-port",
+                     "0", "--health-port", "0", *flags) as serve:
+            self.assertNotEqual(serve.wait(QUICK_SECONDS), 0)
+            output = serve.output()
+        self.assertLess(time.monotonic() - begun, QUICK_SECONDS)
+        for word in words:
+            self.assertIn(word, output)
+        self.assertNotIn("check failed", output)
+
 
 class BadModelTest(ModelCopyTest):
     def edit_config(self, **changes):
@@ -41,17 +52,6 @@ class BadModelTest(ModelCopyTest):
         change(header)
         text = json.dumps(header).encode()
         path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length:])
-
-    def refused(self, *words, flags=("--tp", "2")):
-        begun = time.monotonic()
-        with Process("tessera", "serve", "--model", self.directory, "--http-port", "0", "--grpc-port",
-                     "0", "--health-port", "0", *flags) as serve:
-            self.assertNotEqual(serve.wait(QUICK_SECONDS), 0)
-            output = serve.output()
-        self.assertLess(time.monotonic() - begun, QUICK_SECONDS)
-        for word in words:
-            self.assertIn(word, output)
-        self.assertNotIn("check failed", output)
 
     def test_truncated_safetensors(self):
         path = self.directory / "model.safetensors"
@@ -121,15 +121,23 @@ class BadModelTest(ModelCopyTest):
 
 
 class NotANumberTest(ModelCopyTest):
-    """Weights of NaN load like any others; each request must then end alone, and its group go on."""
+    """Small tensors that decide are looked at while loading. NaN in a large one is met later: each request must then
+    end alone, and its group go on."""
 
-    def test_logits_that_are_no_numbers_end_the_request_and_not_the_group(self):
+    def fill_with_nan(self, name):
         path = self.directory / "model.safetensors"
         data = bytearray(path.read_bytes())
         length = struct.unpack("<Q", data[:8])[0]
-        begin, end = json.loads(data[8:8 + length])["model.norm.weight"]["data_offsets"]
+        begin, end = json.loads(data[8:8 + length])[name]["data_offsets"]
         data[8 + length + begin:8 + length + end] = struct.pack("<H", 0x7FC0) * ((end - begin) // 2)
         path.write_bytes(data)
+
+    def test_a_norm_that_is_no_number_is_refused(self):
+        self.fill_with_nan("model.norm.weight")
+        self.refused("model.norm.weight", "finite")
+
+    def test_logits_that_are_no_numbers_end_the_request_and_not_the_group(self):
+        self.fill_with_nan("model.layers.0.mlp.down_proj.weight")
         with Server("--tp", "2", model=self.directory) as server:
             ranks = server.worker_pids()
             for temperature in (0, 1):

@@ -144,8 +144,27 @@ TEST(Checkpoint, LinksAreFollowed) {
   }
   EXPECT_TRUE(Checkpoint::Open(dir.path()).ok()) << Message(dir);
   std::filesystem::remove(blobs.path() + "/model.safetensors");
+  // Not as if there were none.
+  EXPECT_EQ(Checkpoint::Open(dir.path()).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(Message(dir), HasSubstr("model.safetensors: No such file"));
+  // A link to an index counts as well.
+  std::filesystem::remove(dir.path() + "/model.safetensors");
   EXPECT_EQ(Checkpoint::Open(dir.path()).status().code(), absl::StatusCode::kNotFound);
-  EXPECT_THAT(Message(dir), HasSubstr("model.safetensors"));
+  std::filesystem::create_symlink(blobs.path() + "/none",
+                                  dir.path() + "/model.safetensors.index.json");
+  EXPECT_EQ(Checkpoint::Open(dir.path()).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(Message(dir), HasSubstr("model.safetensors.index.json: No such file"));
+}
+
+TEST(Checkpoint, WeightsUnderOtherNamesAreNamed) {
+  for (const char* name : {"pytorch_model.bin", "pytorch_model.bin.index.json",
+                           "weights.safetensors", "model-00001-of-00002.safetensors"}) {
+    const TempDir dir;
+    dir.Write("config.json", SmallConfig().dump());
+    dir.Write(name, "{}");
+    EXPECT_EQ(Checkpoint::Open(dir.path()).status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(Message(dir), HasSubstr(name));
+  }
 }
 
 TEST(Checkpoint, ATruncatedFileIsNamed) {
@@ -212,6 +231,18 @@ TEST(Checkpoint, TheIndexMustAgreeWithTheFiles) {
               HasSubstr("has no \"weight_map\""));
   EXPECT_THAT(message_with([](const TempDir&, Json& index) { index["weight_map"]["x"] = 3; }),
               HasSubstr("'x' is not a string"));
+}
+
+TEST(Checkpoint, ATensorThatTheIndexHasTwiceIsNamed) {
+  const TempDir dir;
+  WriteShardedModel(dir);
+  std::ifstream in(dir.path() + "/model.safetensors.index.json");
+  std::string index(std::istreambuf_iterator<char>(in), {});
+  const size_t at = index.find("\"model.norm.weight\"");
+  ASSERT_NE(at, std::string::npos);
+  index.insert(at, R"("model.norm.weight": "model-00001-of-00002.safetensors", )");
+  dir.Write("model.safetensors.index.json", index);
+  EXPECT_THAT(Message(dir), HasSubstr("has \"weight_map.model.norm.weight\" twice"));
 }
 
 TEST(Checkpoint, TheDigestSeesConfigHeadersAndWeights) {

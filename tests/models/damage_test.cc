@@ -46,6 +46,21 @@ class DamageTest : public testing::TestWithParam<std::string> {
     return std::string(CheckTensors(spec_, **checkpoint).message());
   }
 
+  // Of CheckFinite, where every byte of the last tensor is `fill`.
+  std::string FiniteMessage(const std::vector<FakeTensor>& tensors, char fill) const {
+    std::string file = SafetensorsFile(tensors);
+    const auto entries = ParseSafetensorsHeader(file, file.size());
+    EXPECT_TRUE(entries.ok()) << entries.status();
+    const TensorEntry& last = entries->back();
+    std::fill(file.begin() + static_cast<int64_t>(last.begin), file.end(), fill);
+    const TempDir dir;
+    dir.Write("config.json", config_.dump());
+    dir.Write("model.safetensors", file);
+    const auto checkpoint = Checkpoint::Open(dir.path());
+    EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
+    return std::string(CheckFinite(spec_, **checkpoint).message());
+  }
+
   Json config_;
   ModelSpec spec_;
 };
@@ -70,6 +85,47 @@ TEST_P(DamageTest, EveryTensorThatIsMissingOrMisshapenIsNamed) {
   }
 }
 
+// Numbers that decide for whole tokens are looked at, all others are not.
+TEST_P(DamageTest, NumbersThatAreNotFiniteAreNamed) {
+  const std::vector<FakeTensor> tensors = TensorsOf(spec_);
+  const std::string good = SafetensorsFile(tensors);
+  const std::string last = "layers." + std::to_string(spec_.num_layers - 1) + ".";
+  const auto entries = ParseSafetensorsHeader(good, good.size());
+  ASSERT_TRUE(entries.ok()) << entries.status();
+  const TempDir dir;
+  dir.Write("config.json", config_.dump());
+  int decisive = 0;
+  for (const TensorEntry& entry : *entries) {
+    if (absl::StrContains(entry.name, "layers.") && !absl::StrContains(entry.name, last)) continue;
+    const bool looked_at = absl::StrContains(entry.name, "norm.") ||
+                           absl::StrContains(entry.name, "layernorm") ||
+                           absl::EndsWith(entry.name, "mlp.gate.weight") ||
+                           absl::EndsWith(entry.name, "block_sparse_moe.gate.weight") ||
+                           absl::EndsWith(entry.name, "expert_gate.weight") ||
+                           absl::EndsWith(entry.name, "e_score_correction_bias");
+    for (const unsigned char high : {0x7f, 0xff}) {  // of an infinity
+      std::string damaged = good;
+      damaged.replace(entry.end - 4, 4, std::string({0, 0, '\x80', static_cast<char>(high)}));
+      dir.Write("model.safetensors", damaged);
+      const auto checkpoint = Checkpoint::Open(dir.path());
+      ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+      EXPECT_TRUE(CheckTensors(spec_, **checkpoint).ok());
+      const absl::Status status = CheckFinite(spec_, **checkpoint);
+      EXPECT_EQ(status.ok(), !looked_at) << entry.name << ": " << status;
+      if (looked_at) {
+        EXPECT_THAT(std::string(status.message()),
+                    HasSubstr("tensor '" + entry.name + "' holds no finite number at"));
+      }
+    }
+    decisive += looked_at ? 1 : 0;
+  }
+  EXPECT_GE(decisive, 3);
+  dir.Write("model.safetensors", good);
+  const auto checkpoint = Checkpoint::Open(dir.path());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  EXPECT_TRUE(CheckFinite(spec_, **checkpoint).ok());
+}
+
 // Every matrix but one stored in float8; what may be wrong with its scales.
 TEST_P(DamageTest, ScalesOfFloat8AreNamed) {
   if (spec_.float8.rows == 0) return;
@@ -88,6 +144,7 @@ TEST_P(DamageTest, ScalesOfFloat8AreNamed) {
       {blocks(plain.shape[0], spec_.float8.rows), blocks(plain.shape[1], spec_.float8.columns)}};
   tensors.push_back(scale);
   EXPECT_EQ(CheckMessage(tensors), "");
+  EXPECT_THAT(FiniteMessage(tensors, '\xff'), HasSubstr("tensor '" + scale.name + "' holds no"));
   tensors.back().dtype = "BF16";
   EXPECT_THAT(CheckMessage(tensors), HasSubstr("tensor '" + scale.name + "' is bfloat16"));
   tensors.back() = scale;
@@ -139,6 +196,8 @@ std::map<std::string, std::vector<Json>> ImpossibleOfExperts() {
       {"/rope_scaling/mscale_all_dim", {-1, "much"}},
       {"/rope_scaling/short_mscale", {0, -1, "much"}},
       {"/rope_scaling/long_mscale", {0, -1, "much"}},
+      {"/quantization_config/quant_method", {"gptq", "awq", 8}},
+      {"/quantization_config/fmt", {"e5m2", 8}},
       {"/quantization_config/weight_block_size", {128, {128}, {0, 1}, {-1, 1}, {1.5, 1}}},
   };
 }
@@ -220,12 +279,28 @@ TEST_P(DamageTest, EveryImpossibleNumberIsNamedByItsKey) {
       damaged[pointer] = value;
       const absl::Status status = ParseModelSpec(damaged.dump()).status();
       EXPECT_FALSE(status.ok()) << place << " = " << value;
-      const std::string named = absl::EndsWith(place, "type") ? "rope" : key;
-      EXPECT_THAT(std::string(status.message()), HasSubstr(named)) << place << " = " << value;
+      EXPECT_THAT(std::string(status.message()), HasSubstr(key)) << place << " = " << value;
     }
     ++keys;
   }
-  EXPECT_GE(keys, 11);
+  EXPECT_GE(keys, 10);
+}
+
+// A scaling without its kind is no plain embedding.
+TEST_P(DamageTest, AScalingWithoutItsTypeIsNamed) {
+  const std::string part = config_.contains("text_config") ? "/text_config" : "";
+  const Json::json_pointer place(part + "/rope_scaling");
+  if (!config_.contains(place) || config_.at(place).is_null()) return;
+  for (const char* spelling : {"rope_scaling", "rope_parameters"}) {
+    Json damaged = config_;
+    Json scaling = damaged.at(place);
+    scaling.erase("type");
+    scaling.erase("rope_type");
+    damaged[Json::json_pointer(part.empty() ? "" : part)].erase("rope_scaling");
+    damaged[Json::json_pointer(part + "/" + spelling)] = scaling;
+    EXPECT_THAT(std::string(ParseModelSpec(damaged.dump()).status().message()),
+                HasSubstr(std::string(spelling) + ".rope_type\""));
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, DamageTest, testing::ValuesIn(golden::CaseNames()),

@@ -306,7 +306,8 @@ TEST(Float8, OnlyWithBlocksOfE4m3) {
     return Refusal(With(Mixtral8x7b(), {{"quantization_config", quantization}}));
   };
   EXPECT_EQ(quantized({{"quant_method", "fp8"}, {"weight_block_size", {128, 128}}}), "accepted");
-  EXPECT_THAT(quantized({{"quant_method", "fp8"}}), HasSubstr("\"fp8\" without blocks"));
+  EXPECT_THAT(quantized({{"quant_method", "fp8"}}),
+              HasSubstr("\"quantization_config.weight_block_size\""));
   EXPECT_THAT(quantized({{"quant_method", "gptq"}, {"weight_block_size", {128, 128}}}),
               HasSubstr("\"gptq\""));
   EXPECT_THAT(

@@ -213,14 +213,14 @@ Json LongRope(const char* type) {
   return {{"type", type}, {"short_factor", {1.0, 1.0, 2.0}}, {"long_factor", {1.0, 3.0, 4.0}}};
 }
 
-TEST(Phi, LongRopeTakesItsFactorsByTheServedContext) {
+TEST(Phi, LongRopeHasFactorsForShortAndForLongSequences) {
   for (const char* type : {"longrope", "su", "yarn"}) {
     const ModelSpec spec = Spec("Phi3ForCausalLM", {{"original_max_position_embeddings", 16},
                                                     {"rope_scaling", LongRope(type)}});
     EXPECT_EQ(spec.context_max, 64);
     const double magnitude = std::sqrt(1.0 + std::log(4.0) / std::log(16.0));
-    const RotaryTable within = MakeRotaryTable(spec.ropes[0], 16);
-    const RotaryTable beyond = MakeRotaryTable(spec.ropes[0], 17);
+    const RotaryTable within = MakeRotaryTable(spec.ropes[0], /*is_long=*/false);
+    const RotaryTable beyond = MakeRotaryTable(spec.ropes[0], /*is_long=*/true);
     EXPECT_NEAR(within.inverse_frequencies[2] / beyond.inverse_frequencies[2], 2.0, 1e-6);
     EXPECT_NEAR(within.attention_factor, magnitude, 1e-6);
     EXPECT_NEAR(beyond.attention_factor, magnitude, 1e-6);
@@ -229,8 +229,11 @@ TEST(Phi, LongRopeTakesItsFactorsByTheServedContext) {
   scaling.update({{"short_mscale", 1.25}, {"long_mscale", 1.5}});
   const ModelSpec spec = Spec(
       "Phi3ForCausalLM", {{"original_max_position_embeddings", 16}, {"rope_scaling", scaling}});
-  EXPECT_EQ(MakeRotaryTable(spec.ropes[0], 16).attention_factor, 1.25f);
-  EXPECT_EQ(MakeRotaryTable(spec.ropes[0], 17).attention_factor, 1.5f);
+  EXPECT_EQ(MakeRotaryTable(spec.ropes[0], /*is_long=*/false).attention_factor, 1.25f);
+  EXPECT_EQ(MakeRotaryTable(spec.ropes[0], /*is_long=*/true).attention_factor, 1.5f);
+  EXPECT_EQ(RopeSwitch(spec, 17), 16);
+  EXPECT_EQ(RopeSwitch(spec, 16), 0);
+  EXPECT_EQ(RopeSwitch(Spec("Phi3ForCausalLM"), 64), 0);
   EXPECT_THAT(Message("Phi3ForCausalLM", {{"rope_scaling", LongRope("longrope")}}),
               HasSubstr("original_max_position_embeddings"));
 }

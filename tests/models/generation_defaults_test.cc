@@ -52,6 +52,20 @@ TEST(GenerationDefaults, GenerationConfigGoesFirst) {
   EXPECT_THAT(defaults->warnings, IsEmpty());
 }
 
+TEST(GenerationDefaults, AnEndTokenThatIsNoneIsNamedWhereverItStands) {
+  absl::StatusOr<GenerationDefaults> defaults =
+      ParseGenerationDefaults(R"({"eos_token_id": "abc"})", "");
+  EXPECT_THAT(std::string(defaults.status().message()),
+              AllOf(HasSubstr("config.json: \"eos_token_id\" is \"abc\"")));
+  defaults = ParseGenerationDefaults(R"({"eos_token_id": "abc"})", R"({"eos_token_id": 7})");
+  ASSERT_TRUE(defaults.ok()) << defaults.status();
+  EXPECT_THAT(defaults->eos_token_ids, ElementsAre(7));
+  EXPECT_THAT(defaults->warnings, ElementsAre(HasSubstr("\"eos_token_id\" is \"abc\"")));
+  EXPECT_THAT(
+      std::string(ParseGenerationDefaults("{}", R"({"top_k": 1, "top_k": 2})").status().message()),
+      HasSubstr("generation_config.json has \"top_k\" twice"));
+}
+
 TEST(GenerationDefaults, OddValuesOfSamplingAreLeftOutWithAWarning) {
   struct Case {
     const char* text;

@@ -14,6 +14,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "models/checkpoint.h"
 #include "models/model_spec.h"
 #include "models/weight_spec.h"
@@ -36,6 +38,8 @@ class ModelGolden : public testing::TestWithParam<std::string> {
     spec_ = *std::move(spec);
   }
 
+  void CompareRopes(const std::vector<golden::Rope>& ropes, bool is_long) const;
+
   golden::Golden golden_;
   std::unique_ptr<Checkpoint> checkpoint_;
   ModelSpec spec_;
@@ -48,12 +52,60 @@ TEST_P(ModelGolden, TensorsAndParameters) {
   for (const int tp : golden_.tp) EXPECT_TRUE(CheckTensorParallel(spec_, tp).ok()) << tp;
 }
 
+// What counts bytes goes by one expert for all of a layer's; they are alike.
+TEST_P(ModelGolden, OneExpertStandsForAll) {
+  std::map<std::string, std::vector<int64_t>> one;
+  for (const WeightSpec& weight : WeightTableOfOneExpert(spec_)) {
+    one[absl::StrCat(weight.name, " ", static_cast<int>(weight.slot))] = weight.shape;
+  }
+  size_t seen = 0;
+  for (const WeightSpec& weight : WeightTable(spec_)) {
+    std::string name = weight.name;
+    const std::string own = absl::StrCat("experts.", weight.expert, ".");
+    if (weight.expert > 0) name.replace(name.find(own), own.size(), "experts.0.");
+    const auto found = one.find(absl::StrCat(name, " ", static_cast<int>(weight.slot)));
+    ASSERT_NE(found, one.end()) << name;
+    EXPECT_EQ(found->second, weight.shape) << name;
+    seen += weight.expert <= 0 ? 1 : 0;
+  }
+  EXPECT_EQ(seen, one.size());
+}
+
+// How a checkpoint is stored, by its files.
+TEST_P(ModelGolden, IsStoredAsItsFeaturesSay) {
+  const std::map<std::string, DType> dtypes = {
+      {"float32", DType::kFloat32}, {"bfloat16", DType::kBFloat16}, {"float16", DType::kFloat16}};
+  std::set<DType> stored;
+  std::set<const MappedFile*> files;
+  for (const auto& [name, located] : checkpoint_->tensors()) {
+    files.insert(located.file);
+    const bool always_float32 =
+        absl::EndsWith(name, "e_score_correction_bias") || absl::EndsWith(name, "_scale_inv");
+    if (!always_float32 && located.entry.dtype != DType::kFloat8E4M3) {
+      stored.insert(located.entry.dtype);
+    }
+  }
+  for (const auto& [feature, dtype] : dtypes) {
+    EXPECT_EQ(golden_.Has(feature), stored == std::set<DType>{dtype}) << feature;
+    EXPECT_EQ(golden_.Has(feature), spec_.checkpoint_dtype == dtype) << feature;
+  }
+  EXPECT_EQ(golden_.Has("sharded"), files.size() > 1);
+  EXPECT_EQ(golden_.Has("demo"), golden_.name == "demo");
+}
+
 TEST_P(ModelGolden, RopeFrequencies) {
-  ASSERT_EQ(spec_.ropes.size(), golden_.ropes.size());
+  const int64_t original = RopeSwitch(spec_, spec_.context_max);
+  CompareRopes(golden_.ropes, original > 0 && golden_.LongestPrompt() > original);
+  EXPECT_EQ(golden_.short_ropes.empty(), original == 0);
+  if (original > 0) CompareRopes(golden_.short_ropes, false);
+}
+
+void ModelGolden::CompareRopes(const std::vector<golden::Rope>& ropes, bool is_long) const {
+  ASSERT_EQ(spec_.ropes.size(), ropes.size());
   for (size_t rope = 0; rope < spec_.ropes.size(); ++rope) {
-    const golden::Rope& wanted = golden_.ropes[rope];
+    const golden::Rope& wanted = ropes[rope];
     const auto worst = [&](const RotarySpec& spec) {
-      const RotaryTable table = MakeRotaryTable(spec, golden_.context_max);
+      const RotaryTable table = MakeRotaryTable(spec, is_long);
       EXPECT_EQ(table.inverse_frequencies.size(), wanted.inverse_frequencies.size());
       double difference = 0;
       for (size_t i = 0; i < wanted.inverse_frequencies.size(); ++i) {
@@ -64,7 +116,7 @@ TEST_P(ModelGolden, RopeFrequencies) {
       return difference;
     };
     EXPECT_LT(worst(spec_.ropes[rope]), 1e-6);  // the reference computes in float32
-    EXPECT_NEAR(MakeRotaryTable(spec_.ropes[rope], golden_.context_max).attention_factor,
+    EXPECT_NEAR(MakeRotaryTable(spec_.ropes[rope], is_long).attention_factor,
                 wanted.attention_factor, 1e-6);
     if (spec_.ropes[rope].scaling.kind == RopeScaling::Kind::kNone) continue;
     RotarySpec plain = spec_.ropes[rope];
@@ -85,12 +137,31 @@ bool IsFused(const ModelSpec& spec) {
   });
 }
 
-// What a feature's name says of a spec served with `context_max`.
-std::map<std::string, bool> FeaturesOf(const ModelSpec& spec, int64_t context_max) {
+// Whether a sequence of the golden is computed by the short factors of its longrope, by the long
+// ones, or by both in turn.
+struct RopeUse {
+  bool with_short = false;
+  bool with_long = false;
+  bool with_both = false;
+};
+
+RopeUse UseOf(const ModelSpec& spec, const std::vector<golden::Prompt>& prompts) {
+  const size_t original = static_cast<size_t>(RopeSwitch(spec, spec.context_max));
+  RopeUse use;
+  if (original == 0) return use;
+  for (const golden::Prompt& prompt : prompts) {
+    const size_t end = prompt.tokens.size() + prompt.greedy.size() - 1;
+    use.with_short = use.with_short || prompt.tokens.size() <= original;
+    use.with_long = use.with_long || end > original;
+    use.with_both = use.with_both || (prompt.tokens.size() <= original && end > original);
+  }
+  return use;
+}
+
+// What a feature's name says of a spec.
+std::map<std::string, bool> FeaturesOf(const ModelSpec& spec, const RopeUse& use) {
   using Kind = RopeScaling::Kind;
   const RotarySpec& rope = spec.ropes[0];
-  const bool long_rope = HasScaling(spec, Kind::kLongRope);
-  const bool is_long = context_max > rope.scaling.original_context;
   const bool windows = spec.kv_groups.back().kind == KvGroup::Kind::kWindow;
   const bool latent = spec.latent.kv_rank > 0;
   const int64_t width = latent ? spec.latent.nope_size + spec.latent.rope_size : spec.head_size;
@@ -101,8 +172,9 @@ std::map<std::string, bool> FeaturesOf(const ModelSpec& spec, int64_t context_ma
   return {{"rope_llama3", HasScaling(spec, Kind::kLlama3)},
           {"rope_linear", HasScaling(spec, Kind::kLinear)},
           {"rope_yarn", HasScaling(spec, Kind::kYarn)},
-          {"rope_longrope_short", long_rope && !is_long},
-          {"rope_longrope_long", long_rope && is_long},
+          {"rope_longrope_short", use.with_short},
+          {"rope_longrope_long", use.with_long},
+          {"rope_switch", use.with_both},
           {"two_ropes", spec.ropes.size() == 2},
           {"partial_rotary", !latent && rope.rotary_size < spec.head_size},
           {"window", windows},
@@ -118,6 +190,7 @@ std::map<std::string, bool> FeaturesOf(const ModelSpec& spec, int64_t context_ma
           {"norm_plus_one", spec.norm_plus_one},
           {"embedding_scale", spec.embedding_scale != 1.0f},
           {"gelu_tanh", spec.activation == ActivationKind::kGeluTanh},
+          {"gelu", spec.activation == ActivationKind::kGelu},
           {"attention_softcap", spec.attention_softcap != 0},
           {"final_softcap", spec.final_softcap != 0},
           {"query_scale", !latent && other_scale},
@@ -142,7 +215,7 @@ std::map<std::string, bool> FeaturesOf(const ModelSpec& spec, int64_t context_ma
 }
 
 TEST_P(ModelGolden, FeaturesAreThoseOfTheConfig) {
-  for (const auto& [feature, present] : FeaturesOf(spec_, golden_.context_max)) {
+  for (const auto& [feature, present] : FeaturesOf(spec_, UseOf(spec_, golden_.prompts))) {
     EXPECT_EQ(golden_.Has(feature), present) << feature;
   }
 }
@@ -155,10 +228,9 @@ TEST_P(ModelGolden, IsAGoodWitness) {
   if (spec_.moe.num_experts > 0) {
     EXPECT_GE(golden_.expert_ratio, 1.5);
   }
-  int64_t longest = 0;
+  const int64_t longest = golden_.LongestPrompt();
   for (const golden::Prompt& prompt : golden_.prompts) {
     const int64_t length = static_cast<int64_t>(prompt.tokens.size());
-    longest = std::max(longest, length);
     EXPECT_EQ(prompt.vocab_size, spec_.vocab_size);
     EXPECT_GE(prompt.greedy.size(), 48u);
     EXPECT_GT(prompt.greedy_margin, 10 * golden_.fp32_tolerance);
@@ -172,9 +244,9 @@ TEST_P(ModelGolden, IsAGoodWitness) {
       }
     }
   }
-  // Long enough for what changes with the length; longrope's short factors are for short ones.
+  // Long enough for what changes with the length.
   for (const RotarySpec& rope : spec_.ropes) {
-    if (golden_.Has("rope_longrope_short")) continue;
+    if (golden_.name == "phi3_longrope_short") continue;
     EXPECT_GT(longest, rope.scaling.original_context);
   }
   EXPECT_GT(longest, 3 * spec_.kv_groups.back().window);
@@ -183,6 +255,10 @@ TEST_P(ModelGolden, IsAGoodWitness) {
 INSTANTIATE_TEST_SUITE_P(Cases, ModelGolden, testing::ValuesIn(golden::CaseNames()),
                          [](const auto& info) { return info.param; });
 
+TEST(ModelGoldens, AreThoseThatAreExpected) {
+  EXPECT_EQ(golden::CaseNames(), golden::ExpectedCaseNames());
+}
+
 TEST(ModelGoldens, CoverEveryFeature) {
   std::set<std::string> features;
   for (const std::string& name : golden::CaseNames()) {
@@ -190,7 +266,7 @@ TEST(ModelGoldens, CoverEveryFeature) {
     ASSERT_TRUE(golden.ok()) << golden.status();
     features.insert(golden->features.begin(), golden->features.end());
   }
-  for (const auto& [feature, present] : FeaturesOf(SpecOf({}), 0)) {
+  for (const auto& [feature, present] : FeaturesOf(SpecOf({}), {})) {
     EXPECT_EQ(features.count(feature), 1u) << feature;
   }
   for (const char* feature : {"mha", "sharded", "float32", "bfloat16", "float16", "demo"}) {

@@ -15,6 +15,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr uint64_t kGiB = 1ull << 30;
 
@@ -51,6 +52,18 @@ TEST(MemoryPlan, BytesOfAKnownModel) {
 }
 
 // What the ranks read, as the shards have it.
+// Embedding and head stay as they are; of the rest every number takes a byte, every row a scale,
+// and a row of what is summed over ranks one for each of the eight slices.
+TEST(PlanMemory, Float8WeightsTakeHalf) {
+  const MemoryRequest request = {.float8_weights = true, .budget_bytes = 64 * kGiB};
+  const absl::StatusOr<MemoryPlan> plan = PlanMemory(Llama8b(), request);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  const uint64_t vocabulary = 2ull * 128256 * 4096;
+  const uint64_t matrices = 8'030'261'248ull - 65 * 4096 - vocabulary;
+  const uint64_t scales = 32ull * (6144 + 2 * 14336 + 8 * (4096 + 4096)) * 4;
+  EXPECT_EQ(plan->weight_bytes_sharded, 2 * vocabulary + matrices + scales);
+}
+
 TEST(MemoryPlan, WeightsAreTheShards) {
   const uint32_t seed = std::random_device()();
   SCOPED_TRACE(testing::Message() << "seed " << seed);
@@ -149,6 +162,21 @@ TEST(MemoryPlan, BadRequestsAreRefused) {
         MemoryRequest{.budget_bytes = kGiB, .reserve_fraction = 1.0}}) {
     EXPECT_EQ(PlanMemory(spec, request).status().code(), absl::StatusCode::kInvalidArgument);
   }
+}
+
+TEST(Describe, SaysWhatIsNotPlain) {
+  const ModelSpec plain = Llama8b();
+  for (const char* word : {"GELU", "embedding times", "1 + weight", "scores times"}) {
+    EXPECT_THAT(DescribeModel(plain, ""), Not(HasSubstr(word)));
+  }
+  ModelSpec spec = plain;
+  spec.activation = ActivationKind::kGeluTanh;
+  spec.embedding_scale = 45.25f;
+  spec.norm_plus_one = true;
+  spec.attention_scale = 0.0625f;
+  EXPECT_THAT(DescribeModel(spec, ""),
+              AllOf(HasSubstr("GELU by tanh"), HasSubstr("embedding times 45.25"),
+                    HasSubstr("norms by 1 + weight"), HasSubstr("scores times 0.0625")));
 }
 
 TEST(Describe, SaysWhatTheModelIs) {

@@ -7,6 +7,7 @@
 
 #include <cmath>
 
+#include "models/config_reader.h"
 #include "tests/models/model_files.h"
 
 namespace tessera {
@@ -122,12 +123,54 @@ TEST(ModelSpec, UnknownChoicesAreNamed) {
   config = SmallConfig();
   config["rope_scaling"] = {{"rope_type", "dynamic"}, {"factor", 4.0}};
   EXPECT_EQ(ParseModelSpec(config.dump()).status().code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(Message(config), AllOf(HasSubstr("\"dynamic\""), HasSubstr("llama3")));
+  EXPECT_THAT(Message(config),
+              AllOf(HasSubstr("\"rope_scaling.rope_type\" is \"dynamic\""), HasSubstr("llama3")));
 
   config = SmallConfig();
   config["quantization_config"] = {{"quant_method", "awq"}};
   EXPECT_EQ(ParseModelSpec(config.dump()).status().code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(Message(config), HasSubstr("\"awq\""));
+  EXPECT_THAT(Message(config), HasSubstr("\"quantization_config.quant_method\" is \"awq\""));
+  config["quantization_config"] = {{"quant_method", "fp8"}, {"fmt", "e5m2"}};
+  EXPECT_THAT(Message(config), AllOf(HasSubstr("\"quantization_config.fmt\" is \"e5m2\""),
+                                     HasSubstr("must be \"e4m3\"")));
+}
+
+TEST(ModelSpec, AKeyThatIsThereTwiceIsNamed) {
+  std::string config = SmallConfig().dump();
+  config.insert(1, R"("hidden_size": 12, )");
+  EXPECT_THAT(std::string(ParseModelSpec(config).status().message()),
+              HasSubstr("config.json has \"hidden_size\" twice"));
+  EXPECT_EQ(ParseJson(R"({"a": [{"b": 1}, {"b": 2}], "b": {"a": 1}})", "x").status().message(), "");
+  EXPECT_EQ(ParseJson(R"({"a": [{"b": 1, "c": 2, "b": 2}]})", "x").status().message(),
+            "x has \"a.b\" twice");
+}
+
+// Numbers that are allowed each and together make a model that nobody has.
+TEST(ModelSpec, MoreExpertsThanAFileCanHoldAreNamed) {
+  Json config = SmallConfig();
+  config.update({{"architectures", {"MixtralForCausalLM"}},
+                 {"num_hidden_layers", 1024},
+                 {"num_local_experts", 1024},
+                 {"num_experts_per_tok", 2},
+                 {"sliding_window", nullptr}});
+  EXPECT_THAT(Message(config),
+              AllOf(HasSubstr("\"num_local_experts\" is 1024"),
+                    HasSubstr("\"num_hidden_layers\" 1024"), HasSubstr("3145728 tensors")));
+  config["num_local_experts"] = 325;
+  EXPECT_TRUE(ParseModelSpec(config.dump()).ok()) << Message(config);
+}
+
+TEST(ModelSpec, AScalingNeedsItsType) {
+  for (const char* key : {"rope_scaling", "rope_parameters"}) {
+    Json config = SmallConfig();
+    config[key] = {{"rope_theta", 5000.0}};
+    EXPECT_TRUE(ParseModelSpec(config.dump()).ok()) << Message(config);
+    for (const char* scaling :
+         {"factor", "low_freq_factor", "short_factor", "original_max_position_embeddings"}) {
+      config[key] = {{scaling, 2.0}};
+      EXPECT_THAT(Message(config), HasSubstr(std::string("no \"") + key + ".rope_type\""));
+    }
+  }
 }
 
 struct BadValue {

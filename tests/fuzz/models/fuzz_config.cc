@@ -25,9 +25,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   TESSERA_CHECK(!spec->ropes.empty());
   for (const tessera::RotarySpec& rope : spec->ropes) {
     TESSERA_CHECK(rope.rotary_size % 2 == 0);
-    const tessera::RotaryTable table = tessera::MakeRotaryTable(rope, spec->context_max);
-    for (const float frequency : table.inverse_frequencies) {
-      TESSERA_CHECK(std::isfinite(frequency) && frequency >= 0.0f);
+    for (const bool is_long : {false, true}) {
+      const tessera::RotaryTable table = tessera::MakeRotaryTable(rope, is_long);
+      for (const float frequency : table.inverse_frequencies) {
+        TESSERA_CHECK(std::isfinite(frequency) && frequency >= 0.0f);
+      }
     }
   }
   for (const int tp : tessera::kTensorParallelSizes) {

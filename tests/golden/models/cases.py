@@ -21,7 +21,6 @@ class Case:
     dtype: torch.dtype = torch.bfloat16  # as stored
     shard_bytes: str = "1GB"
     greedy: int = 48
-    context_max: int = 1024  # of the deployment; the reference knows of none
     fp32_tolerance: float = 2e-4
     # What makes random weights a model that attends sharply: factors on query and key projections,
     # standard deviation of the embedding, factor on the head, means of stored norm weights by the
@@ -101,6 +100,17 @@ MISTRAL = [
          "ministral", head=1.1),
 ]
 
+# Small 3.1 and 3.2, whose image part is not computed
+MISTRAL.append(Case(
+    "mistral3_images", ["head_dim", "gqa", "bfloat16"], [1, 2, 4],
+    dict(text_config=config(model_type="mistral", hidden_size=36, intermediate_size=56,
+                            num_attention_heads=4, num_key_value_heads=2, head_dim=12,
+                            vocab_size=129, rope_theta=1000000000.0, sliding_window=None),
+         vision_config=dict(model_type="pixtral", hidden_size=16, intermediate_size=20,
+                            num_hidden_layers=1, num_attention_heads=2, head_dim=8, image_size=8,
+                            patch_size=4),
+         image_token_index=10, spatial_merge_size=2, eos_token_id=2), [4, 53], "mistral3"))
+
 QWEN = [
     # 2 and 2.5, 7B and larger, with the scaling that their cards recommend
     Case("qwen2_yarn", ["qkv_bias", "rope_yarn", "gqa", "bfloat16"], [1, 2, 4],
@@ -134,6 +144,13 @@ GEMMA = [
          config(hidden_size=40, intermediate_size=60, num_attention_heads=4, num_key_value_heads=1,
                 head_dim=14, vocab_size=139, tie_word_embeddings=True,
                 hidden_act="gelu_pytorch_tanh", hidden_activation="gelu_pytorch_tanh"), [3, 47],
+         "gemma", embedding=0.12, norm_means={"model.norm.weight": 1.0}),
+    # configs of the first days, which name no hidden_activation: the reference computes what
+    # hidden_act says, GELU without the approximation
+    Case("gemma_gelu", ["norm_plus_one", "embedding_scale", "gelu", "head_dim", "tied_head", "gqa",
+                        "bfloat16"], [1, 2, 4],
+         config(hidden_size=36, intermediate_size=52, num_attention_heads=4, num_key_value_heads=2,
+                head_dim=12, vocab_size=133, tie_word_embeddings=True, hidden_act="gelu"), [5, 43],
          "gemma", embedding=0.12, norm_means={"model.norm.weight": 1.0}),
     Case("gemma2", ["attention_softcap", "final_softcap", "window", "mixed_windows", "query_scale",
                     "out_norms", "norm_plus_one", "embedding_scale", "gelu_tanh", "head_dim",
@@ -180,21 +197,27 @@ PHI = [
     Case("phi3_window", ["fused", "window", "mha", "bfloat16"], [1, 2, 4],
          config(hidden_size=48, intermediate_size=60, num_attention_heads=4, num_key_value_heads=4,
                 vocab_size=141, sliding_window=19), [6, 73], "phi3", head=1.4),
-    # 3-mini-128k, 3.5-mini: served with its original context, and beyond it
+    # 3-mini-128k, 3.5-mini: sequences within the original context, beyond it, and such that grow
+    # beyond it while tokens are generated
     Case("phi3_longrope_short", ["fused", "rope_longrope_short", "mha", "bfloat16"], [1, 2, 4],
          config(hidden_size=48, intermediate_size=68, num_attention_heads=4, num_key_value_heads=4,
                 vocab_size=133, original_max_position_embeddings=96, rope_scaling=longrope(6),
-                sliding_window=4096), [5, 44], "phi3", context_max=96, qk_gain=1.5, head=1.3),
+                sliding_window=4096), [5, 44], "phi3", qk_gain=1.5, head=1.3),
+    Case("phi3_longrope_switch", ["fused", "rope_longrope_short", "rope_longrope_long",
+                                  "rope_switch", "gqa", "bfloat16"], [1, 2, 4],
+         config(hidden_size=40, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2,
+                vocab_size=137, original_max_position_embeddings=24, rope_scaling=longrope(5)),
+         [9, 24, 61], "phi3", qk_gain=1.5, head=1.3),
     Case("phi3_longrope_long", ["fused", "rope_longrope_long", "gqa", "bfloat16"], [1, 2, 4],
          config(hidden_size=48, intermediate_size=68, num_attention_heads=4, num_key_value_heads=2,
                 vocab_size=133, original_max_position_embeddings=24, rope_scaling=longrope(6)),
          [29, 78], "phi3", qk_gain=1.25, head=1.3),
-    Case("phi4_mini", ["fused", "partial_rotary", "rope_longrope_long", "tied_head", "gqa",
-                       "bfloat16"], [1, 2, 4],
+    Case("phi4_mini", ["fused", "partial_rotary", "rope_longrope_short", "rope_longrope_long",
+                       "rope_switch", "tied_head", "gqa", "bfloat16"], [1, 2, 4],
          config(hidden_size=64, intermediate_size=52, num_attention_heads=4, num_key_value_heads=2,
                 vocab_size=173, original_max_position_embeddings=24, rope_scaling=longrope(6),
                 partial_rotary_factor=0.75, tie_word_embeddings=True, sliding_window=262144),
-         [27, 60], "phi3", embedding=0.2, qk_gain=1.3),
+         [13, 60], "phi3", embedding=0.2, qk_gain=1.3),
 ]
 
 EXPERTS = [
@@ -218,14 +241,15 @@ EXPERTS = [
                 vocab_size=137, num_experts=10, num_experts_per_tok=3, moe_intermediate_size=14,
                 shared_expert_intermediate_size=28, norm_topk_prob=False), [5, 61], "qwen2_moe",
          head=1.3, expert_out=0.6),
-    # Phi-3.5-MoE
+    # Phi-3.5-MoE, whose two tables have magnitudes of their own
     Case("phi_moe", ["experts", "sparse_mixer", "layer_norm", "head_bias", "attention_bias",
-                     "rope_longrope_long", "gqa", "bfloat16"], [1, 2, 4],
+                     "rope_longrope_short", "rope_longrope_long", "rope_switch", "gqa",
+                     "bfloat16"], [1, 2, 4],
          config(hidden_size=40, intermediate_size=20, num_attention_heads=4, num_key_value_heads=2,
                 vocab_size=121, num_local_experts=10, num_experts_per_tok=2,
                 router_jitter_noise=0.2, attention_bias=True, lm_head_bias=True, sliding_window=512,
                 rope_scaling={**longrope(5), "short_mscale": 1.1, "long_mscale": 1.25,
-                              "original_max_position_embeddings": 24}), [28, 66], "phimoe",
+                              "original_max_position_embeddings": 24}), [11, 66], "phimoe",
          head=1.5, expert_out=0.12, qk_gain=1.45, bias=0.15),
 ]
 

@@ -29,8 +29,8 @@ import transformers
 from transformers import AutoTokenizer
 
 from cases import CASES
-from reference import (entropy_ratio, expert_ratio, forward, greedy, load, num_parameters,
-                       random_model, ropes, roughness, save, spread)
+from reference import (entropy_ratio, expert_ratio, forward, generated, greedy, load,
+                       num_parameters, random_model, rope_switch, ropes, roughness, save, spread)
 
 HERE = pathlib.Path(__file__).resolve().parent
 DEMO = HERE.parents[2] / "deploy" / "demo-model"
@@ -95,10 +95,11 @@ def to_bf16_bytes(logits):
 
 
 def write_golden(name, directory, prompts, features, tp, keep=None, seed=None, count=64,
-                 context_max=1024, fp32_tolerance=1e-4):
+                 fp32_tolerance=1e-4):
     """`keep`: only the last so many positions of each prompt."""
     model = load(directory, torch.float32)
     bf16 = load(directory, torch.bfloat16)
+    sdpa = load(directory, torch.float32, "sdpa")
     out = HERE / name
     items, f32_bytes, bf16_bytes, rough = [], b"", b"", []
     for tokens in prompts:
@@ -106,6 +107,8 @@ def write_golden(name, directory, prompts, features, tp, keep=None, seed=None, c
         logits, low = forward(model, tokens)[begin:], forward(bf16, tokens)[begin:]
         rough.append(roughness(logits, low))
         path, margin = greedy(model, tokens, count)
+        if rope_switch(model.config):
+            assert path == generated(sdpa, tokens, count), f"{name}: its own loop differs"
         items.append(dict(tokens=tokens, logits_begin=begin, greedy=path, greedy_margin=margin))
         f32_bytes += logits.numpy().astype("<f4").tobytes()
         bf16_bytes += to_bf16_bytes(low)
@@ -115,16 +118,16 @@ def write_golden(name, directory, prompts, features, tp, keep=None, seed=None, c
     golden = dict(
         made_with=f"transformers {transformers.__version__}, torch {torch_version}",
         seed=seed, model_dir="." if directory == out else "../../../../deploy/demo-model",
-        features=features, tp=tp, vocab_size=model.config.get_text_config().vocab_size, context_max=context_max,
+        features=features, tp=tp, vocab_size=model.config.get_text_config().vocab_size,
         parameters=num_parameters(model), fp32_tolerance=fp32_tolerance,
         # The reference's own bfloat16 errors, with room for another order of roundings.
         bf16_tolerance=2 * max(r.worst for r in rough),
         bf16_mean_tolerance=1.5 * max(r.mean for r in rough),
         bf16_divergence_max=3 * float(divergences.max()),
-        bf16_divergence_mean=max(DIVERGENCE_MEAN, 1.5 * float(divergences.mean())),
         entropy_ratio=entropy_ratio(model, [p for p in prompts if len(p) > 4]),
         expert_ratio=expert_ratio(model, prompts),
         ropes=ropes(model, max(map(len, prompts))),
+        short_ropes=ropes(model, 2) if rope_switch(model.config) else [],
         sha256={f: hashlib.sha256((directory / f).read_bytes()).hexdigest() for f in files},
         prompts=items)
     out.mkdir(exist_ok=True)
@@ -146,7 +149,7 @@ def make_case(case, keep_checkpoint):
     else:
         prompts, seed = make_checkpoint(case, directory)
     write_golden(case.name, directory, prompts, case.features, case.tp, seed=seed,
-                 count=case.greedy, context_max=case.context_max,
+                 count=case.greedy,
                  fp32_tolerance=case.fp32_tolerance)
 
 
@@ -172,6 +175,8 @@ def main():
     parser.add_argument("--keep", action="store_true",
                         help="keep checkpoints and prompts, compute the rest anew")
     options = parser.parse_args()
+    expected = (HERE / "expected.txt").read_text().split()
+    assert expected == sorted([c.name for c in CASES] + ["demo"]), "expected.txt is not cases.py"
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()

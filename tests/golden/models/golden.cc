@@ -65,6 +65,15 @@ bool TakeFloats(const std::string& bytes, size_t* offset, size_t count, size_t w
   return true;
 }
 
+std::vector<Rope> RopesOf(const Json& list) {
+  std::vector<Rope> ropes;
+  for (const Json& rope : list) {
+    ropes.push_back({rope.at("inverse_frequencies").get<std::vector<double>>(),
+                     rope.at("attention_factor").get<double>()});
+  }
+  return ropes;
+}
+
 absl::StatusOr<Golden> Parse(const std::string& name, const fs::path& dir, const Json& json) {
   Golden golden;
   golden.name = name;
@@ -75,13 +84,9 @@ absl::StatusOr<Golden> Parse(const std::string& name, const fs::path& dir, const
   golden.bf16_tolerance = json.at("bf16_tolerance").get<double>();
   golden.bf16_mean_tolerance = json.at("bf16_mean_tolerance").get<double>();
   golden.parameters = json.at("parameters").get<int64_t>();
-  golden.context_max = json.at("context_max").get<int64_t>();
   golden.bf16_divergence_max = json.at("bf16_divergence_max").get<double>();
-  golden.bf16_divergence_mean = json.at("bf16_divergence_mean").get<double>();
-  for (const Json& rope : json.at("ropes")) {
-    golden.ropes.push_back({rope.at("inverse_frequencies").get<std::vector<double>>(),
-                            rope.at("attention_factor").get<double>()});
-  }
+  golden.ropes = RopesOf(json.at("ropes"));
+  golden.short_ropes = RopesOf(json.value("short_ropes", Json::array()));
   golden.entropy_ratio = json.at("entropy_ratio").get<double>();
   golden.expert_ratio = json.value("expert_ratio", 0.0);
   if (absl::Status status = CheckWeights(golden.model_dir, json, name); !status.ok()) return status;
@@ -125,6 +130,19 @@ fs::path GoldenDir() {
 
 bool Golden::Has(const std::string& feature) const {
   return std::find(features.begin(), features.end(), feature) != features.end();
+}
+
+int64_t Golden::LongestPrompt() const {
+  size_t longest = 0;
+  for (const Prompt& prompt : prompts) longest = std::max(longest, prompt.tokens.size());
+  return static_cast<int64_t>(longest);
+}
+
+std::vector<std::string> ExpectedCaseNames() {
+  std::vector<std::string> names;
+  std::ifstream in(GoldenDir() / "expected.txt");
+  for (std::string name; std::getline(in, name);) names.push_back(name);
+  return names;
 }
 
 std::vector<std::string> CaseNames() {

@@ -1,11 +1,11 @@
 // Reads the model goldens of this folder: what Hugging Face transformers computes for a checkpoint,
 // token by token. Used by the parity tests of the worker; written by generate.py.
 //
-// What a test does with one: load model_dir with room for context_max tokens a sequence and compute
-// every prompt. In float32, at every tp that is listed, logits differ by at most fp32_tolerance and
-// the greedy continuation is equal, all of it (no early stop at an end token). In bfloat16 the
-// largest and the mean difference to the float32 logits stay below their tolerances, and so does
-// the divergence of the distributions, in nats: mean over all positions and largest.
+// What a test does with one: load model_dir and compute every prompt. In float32, at every tp that
+// is listed, logits differ by at most fp32_tolerance and the greedy continuation is equal, all of
+// it (no early stop at an end token). In bfloat16 the largest and the mean difference to the
+// float32 logits stay below their tolerances, and so does the largest divergence of the
+// distributions, in nats; its mean over all positions has one limit for all, see the test.
 //
 // `features` says what a case covers: switching one off must make the case fail, see
 // tests/worker/feature_mutations.h.
@@ -51,14 +51,15 @@ struct Golden {
   std::string model_dir;  // absolute; an ordinary Hugging Face directory
   std::vector<std::string> features;
   std::vector<int> tp;        // values that divide this model
-  int64_t context_max = 0;    // tokens of one sequence in the deployment that was computed
   double fp32_tolerance = 0;  // max abs logit difference
   double bf16_tolerance = 0;  // max abs logit difference to the float32 logits
   double bf16_mean_tolerance = 0;
   double bf16_divergence_max = 0;
-  double bf16_divergence_mean = 0;
-  int64_t parameters = 0;    // of the model, tied ones once
-  std::vector<Rope> ropes;   // in the order of ModelSpec::ropes
+  int64_t parameters = 0;  // of the model, tied ones once
+  // In the order of ModelSpec::ropes, for a sequence as long as the longest prompt; and for a short
+  // one, of models with longrope alone.
+  std::vector<Rope> ropes;
+  std::vector<Rope> short_ropes;
   double entropy_ratio = 0;  // median attention entropy / entropy of uniform attention, < 0.5
   // Tokens of the most wanted expert / tokens of an expert on average, least over layers; 0 without
   // experts.
@@ -66,10 +67,14 @@ struct Golden {
   std::vector<Prompt> prompts;
 
   bool Has(const std::string& feature) const;
+  int64_t LongestPrompt() const;  // tokens
 };
 
 // The folders here that hold a golden.json, in order of name.
 std::vector<std::string> CaseNames();
+
+// Those that there have to be (expected.txt), so that none is lost unseen.
+std::vector<std::string> ExpectedCaseNames();
 
 // NOT_FOUND, INVALID_ARGUMENT or FAILED_PRECONDITION (the weights are not the ones that the golden
 // was made from: says which command makes it anew).

@@ -8,7 +8,8 @@ import re
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import (AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText,
+                          GenerationConfig)
 
 FLOAT8_MAX = 448.0  # of e4m3 without infinities
 EXPERT = re.compile(r"\.experts\.\d+$")
@@ -18,10 +19,16 @@ CORRECTION = "e_score_correction_bias"
 FLOAT8 = re.compile(r"layers\.\d+\.(self_attn|mlp)\..*proj(_with_mqa)?\.weight$")
 
 
+def auto_class(config):
+    """Where the reference looks for the class of a model's text."""
+    return AutoModelForImageTextToText if config.model_type == "mistral3" else AutoModelForCausalLM
+
+
 def random_model(case, seed):
     """Weights that keep activations near 1, attention sharp and logits several units apart."""
     generator = torch.Generator().manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(case.model_type, **case.config))
+    config = AutoConfig.for_model(case.model_type, **case.config)
+    model = auto_class(config).from_config(config)
     norm_mean = 0 if "norm_plus_one" in case.features else 1
     hidden = case.text["hidden_size"]
     with torch.no_grad():
@@ -110,8 +117,8 @@ def load(directory, dtype, attention="eager"):
     config = AutoConfig.from_pretrained(directory)
     float8 = getattr(config, "quantization_config", None)
     if float8 is None:
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype,
-                                                     attn_implementation=attention)
+        model = auto_class(config).from_pretrained(directory, dtype=dtype,
+                                                   attn_implementation=attention)
     else:
         model = load_float8(config, float8["weight_block_size"], directory, dtype, attention)
     if config.model_type == "deepseek_v2":
@@ -153,8 +160,11 @@ def forward(model, tokens):
 
 @torch.no_grad()
 def greedy(model, tokens, count):
-    """`count` tokens after `tokens`, and the smallest distance between the best two logits."""
+    """`count` tokens after `tokens`, and the smallest distance between the best two logits. A
+    sequence that grows beyond longrope's original context is computed anew there, without its
+    cache, as Phi3ForCausalLM.prepare_inputs_for_generation has it."""
     out, margin = [], math.inf
+    switch = rope_switch(model.config)
     step = model(torch.tensor([tokens]), use_cache=True)
     while True:
         best = step.logits[0, -1].float().topk(2)
@@ -162,8 +172,20 @@ def greedy(model, tokens, count):
         margin = min(margin, float(best.values[0] - best.values[1]))
         if len(out) == count:
             return out, margin
-        step = model(torch.tensor([[out[-1]]]), past_key_values=step.past_key_values,
-                     use_cache=True)
+        if len(tokens) + len(out) == switch + 1:
+            step = model(torch.tensor([tokens + out]), use_cache=True)
+        else:
+            step = model(torch.tensor([[out[-1]]]), past_key_values=step.past_key_values,
+                         use_cache=True)
+
+
+def generated(model, tokens, count):
+    """The same by the reference's own loop. With eager attention transformers 4.57 leaves the
+    causal mask out of the step that computes a sequence anew; with sdpa, its default, it does
+    not."""
+    answer = model.generate(torch.tensor([tokens]), max_new_tokens=count, do_sample=False,
+                            eos_token_id=None, pad_token_id=0)
+    return answer[0, len(tokens):].tolist()
 
 
 @torch.no_grad()
@@ -236,8 +258,18 @@ def num_parameters(model):
     return sum(p.numel() for name, p in stored if is_text(name))
 
 
+def rope_switch(config):
+    """Tokens of the longest sequence that longrope turns by its short factors; 0 without one."""
+    scaling = getattr(config, "rope_scaling", None) or {}
+    if "short_factor" not in scaling:
+        return 0
+    return getattr(config, "original_max_position_embeddings", None) or scaling[
+        "original_max_position_embeddings"]
+
+
 def ropes(model, length):
-    """As the last forward left them; those that keep nothing, for a sequence of `length` tokens."""
+    """For a sequence of `length` tokens."""
+    forward(model, [1] * length)  # some keep what the last sequence needed
     text = getattr(model.model, "language_model", model.model)
     found = [text.rotary_emb, getattr(text, "rotary_emb_local", None)]
     return [rope_of(r, model.config, length) for r in found if r is not None]
