@@ -17,7 +17,7 @@ enum class DType : uint8_t {
   kInt32,
   kInt64,
   kUInt8,
-  kFloat8E4M3,  // of checkpoints only
+  kFloat8E4M3,  // of weights
 };
 
 // Bytes of one element.

@@ -15,6 +15,12 @@ std::string Address::ToString() const {
   return v6 ? absl::StrCat("[", host, "]:", port) : absl::StrCat(host, ":", port);
 }
 
+bool Address::IsLoopback() const {
+  boost::system::error_code error;
+  const auto address = boost::asio::ip::make_address(host, error);
+  return !error && address.is_loopback();
+}
+
 absl::StatusOr<Address> ParseAddress(const std::string& text) {
   const auto refuse = [&text](const char* what) {
     return absl::InvalidArgumentError(absl::StrCat("the listen address \"", text, "\" ", what,

@@ -17,6 +17,7 @@ struct Address {
   uint16_t port = 0;
 
   std::string ToString() const;  // "[::1]:8000"
+  bool IsLoopback() const;       // only this machine can call
 };
 
 // host:port, [v6]:port, :port and *:port (all interfaces), localhost:port.

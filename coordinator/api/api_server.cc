@@ -35,6 +35,8 @@ struct ApiServer::State {
              .progress_deadline = options.progress_deadline,
              .authenticate = options.authenticate,
              .limits = options.limits,
+             .pricing = options.pricing,
+             .audit = options.audit,
              .bodies = std::make_shared<api::BodyBudget>(options.body_bytes_max),
              .lost_models = std::make_shared<api::LostModels>(),
              .random = api::RandomSource(options.seed),
@@ -84,6 +86,7 @@ absl::StatusOr<ApiAddresses> ApiServer::Start() {
   if (!state_->options.http_address.empty()) {
     TESSERA_ASSIGN_OR_RETURN(const Address bound, state_->StartHttp());
     addresses.http = bound.ToString();
+    if (state_->door.console) addresses.console = "http://" + addresses.http + "/";
   }
   TESSERA_RETURN_IF_ERROR(state_->StartGrpc(&addresses));
   state_->started = true;
@@ -94,6 +97,7 @@ absl::StatusOr<ApiAddresses> ApiServer::Start() {
 
 absl::StatusOr<Address> ApiServer::State::StartHttp() {
   TESSERA_ASSIGN_OR_RETURN(const Address address, api::ParseAddress(options.http_address));
+  door.console = options.console.value_or(address.IsLoopback());
   api::HttpOptions http_options;
   http_options.connections_max = options.connections_max;
   http_options.idle_deadline = options.idle_deadline;
@@ -105,6 +109,12 @@ absl::StatusOr<Address> ApiServer::State::StartHttp() {
   http_options.bodies = door.bodies;
   http_options.router = [this](api::HttpCall& call) { api::RouteCall(door, call); };
   http_options.make_request_id = [this] { return door.random.NextId("req-"); };
+  http_options.continue_trace = [this](std::string_view traceparent) {
+    return api::ContinueTrace(traceparent, door.random);
+  };
+  http_options.audit = [this](const api::AuditLine& line) {
+    if (door.audit != nullptr) door.audit->Write(line, door.clock.Now());
+  };
   http_options.now = [this] { return door.clock.Now(); };
   http_options.draining = [this] { return door.draining.load(std::memory_order_relaxed); };
   http = std::make_unique<api::HttpServer>(pool, std::move(http_options), door.metrics);

@@ -17,11 +17,16 @@
 #include "base/clock.h"
 #include "coordinator/api/served_model.h"
 #include "coordinator/engine/engine.h"
+#include "coordinator/ledger/pricing.h"
 #include "coordinator/telemetry/metrics.h"
 #include "coordinator/tenants/caller.h"
 #include "coordinator/tenants/tenant_limits.h"
 
 namespace tessera {
+
+namespace api {
+class AuditLog;
+}  // namespace api
 
 struct ApiOptions {
   // host:port, [v6]:port; the host is numeric or "localhost", port 0 picks a free one. Empty: that
@@ -40,7 +45,11 @@ struct ApiOptions {
   size_t body_bytes_max = size_t{256} << 20;            // of all request bodies held at once
   Authenticate authenticate;                            // unset: everybody is the tenant "default"
   TenantLimits* limits = nullptr;                       // null: none; must outlive the server
-  std::optional<uint64_t> seed;  // of drawn seeds and ids; unset: from the operating system
+  const Pricing* pricing =
+      nullptr;                     // null: answers say nothing about cost; must outlive the server
+  api::AuditLog* audit = nullptr;  // null: no call is audited; must outlive the server
+  std::optional<bool> console;     // at / of the HTTP door; unset: if that is on loopback
+  std::optional<uint64_t> seed;    // of drawn seeds and ids; unset: from the operating system
 };
 
 // Where the doors are, after Start: "127.0.0.1:8000". Empty where a door stays shut.
@@ -48,6 +57,7 @@ struct ApiAddresses {
   std::string http;
   std::string grpc;
   std::string health;
+  std::string console;  // "http://127.0.0.1:8000/"; empty where there is none
 };
 
 class ApiServer {

@@ -121,4 +121,17 @@ absl::StatusOr<std::unique_ptr<Generation>> FrontDoor::Generate(
                            std::move(wake));
 }
 
+std::optional<CostReport> FrontDoor::CostOf(const Request& request, const Usage& usage) const {
+  if (pricing == nullptr) return std::nullopt;
+  UsageRecord record;
+  record.model = models[request.model].name;
+  record.arrival = request.arrival;
+  record.prompt_tokens = usage.prompt_tokens;
+  record.cached_tokens = usage.cached_tokens;
+  record.work = usage.work;
+  record.energy_joules = pricing->RatedEnergy(record);
+  return CostReport{
+      .cost = pricing->CostOf(record), .work = record.work, .energy_joules = record.energy_joules};
+}
+
 }  // namespace tessera::api

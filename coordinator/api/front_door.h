@@ -7,6 +7,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,7 +15,9 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
+#include "coordinator/api/audit.h"
 #include "coordinator/api/body_budget.h"
+#include "coordinator/api/cost_report.h"
 #include "coordinator/api/generation.h"
 #include "coordinator/api/lost_models.h"
 #include "coordinator/api/prompt.h"
@@ -22,6 +25,7 @@
 #include "coordinator/api/readiness.h"
 #include "coordinator/api/served_model.h"
 #include "coordinator/engine/engine.h"
+#include "coordinator/ledger/pricing.h"
 #include "coordinator/telemetry/metrics.h"
 #include "coordinator/tenants/caller.h"
 #include "coordinator/tenants/tenant_limits.h"
@@ -38,11 +42,14 @@ struct FrontDoor {
   const absl::Duration progress_deadline;
   const Authenticate authenticate;  // unset: everybody is `anyone`
   TenantLimits* const limits;       // null: none
+  const Pricing* const pricing;     // null: answers say nothing about cost
+  AuditLog* const audit;            // null: nothing is audited
   const std::shared_ptr<BodyBudget> bodies;
   const std::shared_ptr<LostModels> lost_models;
   RandomSource random;
   const Caller anyone;
   std::atomic<bool> draining{false};
+  bool console = false;  // served at /; set before the doors open
 
   // Before any other work. `authorization`: that header's value, "" without one. Every refusal for
   // want of a key reads the same.
@@ -62,6 +69,8 @@ struct FrontDoor {
   absl::StatusOr<std::unique_ptr<Generation>> Generate(
       const ServedModel& model, const GenerateParams& params, const Caller& caller, Prompt prompt,
       absl::Time arrival, const std::string& id_prefix, std::function<void()> wake);
+  // What a request that has ended cost; nothing where answers say nothing about cost.
+  std::optional<CostReport> CostOf(const Request& request, const Usage& usage) const;
 };
 
 }  // namespace tessera::api

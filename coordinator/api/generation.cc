@@ -228,6 +228,7 @@ void Generation::Finish(const RequestUpdate& update, Delta* delta) {
   delta->usage.prompt_tokens = static_cast<uint32_t>(request_->prompt.size());
   delta->usage.completion_tokens = prompt_only_ ? 0 : details.output_tokens;
   delta->usage.cached_tokens = details.cached_tokens;
+  delta->usage.work = details.work;
 }
 
 void Generation::Abandon(absl::Status reason, Delta* delta) {

@@ -13,12 +13,14 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "coordinator/api/audit.h"
 #include "coordinator/api/lost_models.h"
 #include "coordinator/api/served_model.h"
 #include "coordinator/api/validate.h"
 #include "coordinator/engine/engine.h"
 #include "coordinator/engine/request_stream.h"
 #include "coordinator/sched/request.h"
+#include "coordinator/sched/work.h"
 #include "coordinator/tenants/tenant_limits.h"
 #include "coordinator/text/text_stream.h"
 
@@ -29,7 +31,15 @@ struct Usage {
   // Of all choices, also those that best_of leaves out; 0 with GenerateParams::prompt_only.
   uint32_t completion_tokens = 0;
   uint32_t cached_tokens = 0;
+  Work work;  // GPU-seconds
 };
+
+inline void AddUsage(const Usage& usage, AuditFacts* facts) {
+  facts->finished = true;
+  facts->prompt_tokens = usage.prompt_tokens;
+  facts->cached_tokens = usage.cached_tokens;
+  facts->output_tokens = usage.completion_tokens;
+}
 
 // What is new of one choice.
 struct ChoiceDelta {

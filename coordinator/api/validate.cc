@@ -262,6 +262,7 @@ absl::StatusOr<std::shared_ptr<const Request>> MakeRequest(const ServedModel& mo
   request->cache.num_shared_tokens = prompt.num_shared_tokens;
   request->arrival = identity.arrival;
   request->deadline = params.deadline;
+  request->traceparent = params.traceparent;
   request->priority = static_cast<int>(params.priority.value_or(caller.priority));
 
   SamplingParams& sampling = request->sampling;

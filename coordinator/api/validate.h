@@ -36,6 +36,7 @@ inline constexpr int64_t kScoredValuesMax = 8 << 20;
 
 // Unset: the model's generation_config.json decides, else the API's default.
 struct GenerateParams {
+  std::string traceparent;  // of this server's part of the caller's trace
   std::optional<double> temperature;
   std::optional<int64_t> top_k;  // -1 and 0: off
   std::optional<double> top_p;

@@ -195,7 +195,7 @@ class Apart(Server):
     `via(address)` gets the address that workers dial and returns the one they are told.
     """
 
-    def __init__(self, tp, *arguments, threads=1, via=lambda address: address):
+    def __init__(self, tp, *arguments, threads=1, via=lambda address: address, worker_flags=()):
         super().__init__("--listen", "127.0.0.1:0", "--tp", str(tp), *arguments,
                          program=("tessera-coordinator",), wait=False)
         self.workers = []
@@ -203,7 +203,8 @@ class Apart(Server):
             wait_until(lambda: "workers 127.0.0.1:" in self.output(), 20, "the log line")
             address = via(self.output().split("workers ")[1].split()[0])
             self.workers = [Process("tessera-worker", "--coordinator", address, "--model-root",
-                                    DEMO_MODEL.parent, "--threads", str(threads)) for _ in range(tp)]
+                                    DEMO_MODEL.parent, "--threads", str(threads), *worker_flags)
+                            for _ in range(tp)]
             self.wait_ready()
         except BaseException:
             self.__exit__(*sys.exc_info())

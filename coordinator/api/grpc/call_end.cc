@@ -20,11 +20,30 @@ std::string CallRequestId(FrontDoor& door, const grpc::CallbackServerContext& co
   return door.random.NextId("req-");
 }
 
+TraceContext CallTrace(FrontDoor& door, const grpc::CallbackServerContext& context) {
+  const auto found = context.client_metadata().find("traceparent");
+  if (found == context.client_metadata().end()) return ContinueTrace("", door.random);
+  return ContinueTrace({found->second.data(), found->second.size()}, door.random);
+}
+
+CallRecord BeginCall(FrontDoor& door, const grpc::CallbackServerContext& context,
+                     const char* method) {
+  return {.method = method,
+          .request_id = CallRequestId(door, context),
+          .trace = CallTrace(door, context),
+          .arrival = door.clock.Now()};
+}
+
 absl::StatusOr<Caller> CallCaller(const FrontDoor& door,
                                   const grpc::CallbackServerContext& context) {
   const auto found = context.client_metadata().find("authorization");
   if (found == context.client_metadata().end()) return door.Identify("");
   return door.Identify({found->second.data(), found->second.size()});
+}
+
+bool AsksForCost(const grpc::CallbackServerContext& context) {
+  const auto found = context.client_metadata().find(kIncludeCostMetadata);
+  return found != context.client_metadata().end() && found->second == "true";
 }
 
 absl::Time CallDeadline(const grpc::CallbackServerContext& context) {
@@ -33,18 +52,31 @@ absl::Time CallDeadline(const grpc::CallbackServerContext& context) {
   return absl::FromChrono(deadline);
 }
 
-grpc::Status EndCall(FrontDoor& door, grpc::CallbackServerContext& context, const char* method,
-                     const std::string& request_id, const absl::Status& status) {
-  context.AddTrailingMetadata("x-request-id", request_id);
+grpc::Status EndCall(FrontDoor& door, grpc::CallbackServerContext& context,
+                     const CallRecord& record, const absl::Status& status) {
+  context.AddTrailingMetadata("x-request-id", record.request_id);
+  context.AddTrailingMetadata("traceresponse", record.trace.ToTraceparent());
   const StatusRow& row = RowOf(status.code());
   if (const auto seconds = RetrySecondsOf(status)) {
     context.AddTrailingMetadata("retry-after", std::to_string(*seconds));
   }
   if (!status.ok() && row.internal) {
-    spdlog::error("request {} {} failed: {}", request_id, method, status.ToString());
+    spdlog::error("request {} {} failed: {}", record.request_id, record.method, status.ToString());
   }
-  door.metrics.CountGrpc(method, absl::StatusCodeToString(status.code()));
-  return ToGrpc(status, request_id);
+  const std::string code = absl::StatusCodeToString(status.code());
+  door.metrics.CountGrpc(record.method, code);
+  if (door.audit != nullptr) {
+    const absl::Time now = door.clock.Now();
+    door.audit->Write({.request_id = record.request_id,
+                       .trace_id = record.trace.trace_id,
+                       .door = "grpc",
+                       .method = record.method,
+                       .status = code,
+                       .seconds = absl::ToDoubleSeconds(now - record.arrival),
+                       .facts = record.facts},
+                      now);
+  }
+  return ToGrpc(status, record.request_id);
 }
 
 }  // namespace tessera::api

@@ -103,6 +103,20 @@ v1::Usage ToProto(const Usage& usage) {
   return proto;
 }
 
+v1::Cost ToProto(const CostReport& report) {
+  v1::Cost proto;
+  proto.set_currency(report.cost.currency);
+  proto.set_total(report.cost.total());
+  proto.set_input(report.cost.input);
+  proto.set_output(report.cost.output);
+  proto.set_energy(report.cost.energy);
+  proto.set_saved(report.cost.saved);
+  proto.set_prefill_gpu_seconds(report.work[WorkKind::kPrefill]);
+  proto.set_decode_gpu_seconds(report.work[WorkKind::kDecode]);
+  proto.set_energy_joules(report.energy_joules);
+  return proto;
+}
+
 void FillPromptLogprobs(absl::Span<const int32_t> prompt, absl::Span<const TokenLogprobs> scores,
                         v1::GenerateResponse* response) {
   for (size_t i = 0; i < scores.size(); ++i) {

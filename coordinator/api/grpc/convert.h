@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "coordinator/api/cost_report.h"
 #include "coordinator/api/generation.h"
 #include "coordinator/api/prompt.h"
 #include "coordinator/api/served_model.h"
@@ -21,6 +22,7 @@ v1::Model ToProto(const ServedModel& model, bool ready);
 // What is new of a choice.
 v1::GenerateResponse ToProto(const ChoiceDelta& delta);
 v1::Usage ToProto(const Usage& usage);
+v1::Cost ToProto(const CostReport& report);
 // `scores` of the prompt's tokens from the second on.
 void FillPromptLogprobs(absl::Span<const int32_t> prompt, absl::Span<const TokenLogprobs> scores,
                         v1::GenerateResponse* response);

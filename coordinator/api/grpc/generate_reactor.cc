@@ -19,9 +19,8 @@ GenerateReactor::GenerateReactor(FrontDoor& door, SerialExecutor executor,
       executor_(std::move(executor)),
       write_deadline_(write_deadline),
       context_(context),
-      method_(method),
-      request_id_(CallRequestId(door, *context)),
-      arrival_(door.clock.Now()),
+      record_(BeginCall(door, *context, method)),
+      include_cost_(AsksForCost(*context)),
       body_lease_(door.bodies),
       write_timer_(executor_.strand()) {}
 
@@ -46,18 +45,21 @@ void GenerateReactor::Begin(size_t request_bytes, const Prepare& prepare) {
 
 absl::Status GenerateReactor::TryBegin(size_t request_bytes, const Prepare& prepare) {
   TESSERA_ASSIGN_OR_RETURN(const Caller caller, CallCaller(door_, *context_));
+  record_.facts.tenant = caller.tenant;
   TESSERA_RETURN_IF_ERROR(body_lease_.GrowTo(request_bytes));
   TESSERA_ASSIGN_OR_RETURN(PreparedCall call, prepare(caller));
   call.params.deadline = CallDeadline(*context_);
-  model_ = call.model->name;
+  call.params.traceparent = record_.trace.ToTraceparent();
+  record_.facts.model = call.model->name;
   TESSERA_ASSIGN_OR_RETURN(
       generation_,
-      door_.Generate(*call.model, call.params, caller, std::move(call.prompt), arrival_, "gen-",
-                     [weak = weak_from_this(), executor = executor_] {
+      door_.Generate(*call.model, call.params, caller, std::move(call.prompt), record_.arrival,
+                     "gen-", [weak = weak_from_this(), executor = executor_] {
                        executor.Post([weak] {
                          if (const auto alive = weak.lock()) alive->Pump();
                        });
                      }));
+  record_.facts.generation = generation_->request().public_id;
   pending_.resize(generation_->request().sampling.num_choices);
   return absl::OkStatus();
 }
@@ -73,6 +75,10 @@ void GenerateReactor::Pump() {
     finished_ = delta.finished;
     status_ = std::move(delta.status);
     usage_ = delta.usage;
+    if (finished_) {
+      cost_ = door_.CostOf(generation_->request(), usage_);
+      AddUsage(usage_, &record_.facts);
+    }
   }
   Send();
 }
@@ -106,12 +112,16 @@ v1::GenerateResponse GenerateReactor::NextMessage(ChoiceDelta delta, bool last) 
   const Request& request = generation_->request();
   v1::GenerateResponse message = ToProto(delta);
   message.set_id(request.public_id);
-  message.set_model(model_);
+  message.set_model(record_.facts.model);
   if (std::exchange(first_, false)) {
     message.set_seed(request.sampling.seed);
     FillPromptLogprobs(request.prompt, std::exchange(prompt_logprobs_, {}), &message);
   }
-  if (last) *message.mutable_usage() = ToProto(usage_);
+  if (!last) return message;
+  *message.mutable_usage() = ToProto(usage_);
+  if (include_cost_ && cost_.has_value()) {
+    *message.mutable_usage()->mutable_cost() = ToProto(*cost_);
+  }
   return message;
 }
 
@@ -158,7 +168,12 @@ void GenerateReactor::End(const absl::Status& status) {
   if (ended_) return;
   ended_ = true;
   write_timer_.cancel();
-  Finish(EndCall(door_, *context_, method_, request_id_, status));
+  if (status.ok() && cost_.has_value()) {
+    for (const auto& [name, value] : CostHeaders(*cost_)) {
+      context_->AddTrailingMetadata(name, value);
+    }
+  }
+  Finish(EndCall(door_, *context_, record_, status));
 }
 
 }  // namespace tessera::api

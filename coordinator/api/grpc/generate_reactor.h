@@ -11,11 +11,13 @@
 #include <boost/asio/steady_timer.hpp>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "coordinator/api/front_door.h"
+#include "coordinator/api/grpc/call_end.h"
 #include "coordinator/api/io_pool.h"
 #include "tessera/v1/tessera.pb.h"
 
@@ -60,9 +62,8 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   const SerialExecutor executor_;
   const absl::Duration write_deadline_;
   grpc::CallbackServerContext* const context_;  // until Finish
-  const char* const method_;
-  const std::string request_id_;
-  const absl::Time arrival_;
+  CallRecord record_;
+  const bool include_cost_;
   std::shared_ptr<GenerateReactor> self_;  // set in Launch, let go in OnDone
 
   BodyLease body_lease_;  // gRPC keeps the message until the call is done
@@ -75,7 +76,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   bool finished_ = false;  // the generation; then:
   absl::Status status_;
   Usage usage_;
-  std::string model_;
+  std::optional<CostReport> cost_;
   bool first_ = true;
   bool writing_ = false;
   bool cancelled_ = false;

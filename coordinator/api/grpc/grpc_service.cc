@@ -143,12 +143,14 @@ grpc::ServerUnaryReactor* GrpcService::Answer(
     const google::protobuf::Message& request,
     absl::FunctionRef<absl::Status(const Caller& caller)> answer) {
   BodyLease lease(door_.bodies);
+  CallRecord record = BeginCall(door_, *context, method);
   const auto caller = CallCaller(door_, *context);
   absl::Status status = caller.status();
+  if (caller.ok()) record.facts.tenant = caller->tenant;
   if (status.ok()) status = lease.GrowTo(request.ByteSizeLong());
   if (status.ok()) status = answer(*caller);
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(EndCall(door_, *context, method, CallRequestId(door_, *context), status));
+  reactor->Finish(EndCall(door_, *context, record, status));
   return reactor;
 }
 

@@ -22,7 +22,7 @@ constexpr char kEventStream[] = "text/event-stream; charset=utf-8";
 void GenerationReply::Serve(FrontDoor& door, HttpCall& call, const ServedModel& model,
                             const OpenAiRequest& request, Prompt prompt, bool chat,
                             std::optional<std::string> echo_text) {
-  auto reply = std::make_shared<GenerationReply>(call, request.stream);
+  auto reply = std::make_shared<GenerationReply>(door, call, request.stream);
   const std::weak_ptr<GenerationReply> weak = reply;
   const auto pump = [weak] {
     if (const auto alive = weak.lock()) alive->Pump();
@@ -32,6 +32,8 @@ void GenerationReply::Serve(FrontDoor& door, HttpCall& call, const ServedModel& 
                                   [executor = call.executor(), pump] { executor.Post(pump); });
   if (!generation.ok()) return call.ReplyError(generation.status());
   const Request& made = (*generation)->request();
+  call.facts().model = model.name;
+  call.facts().generation = made.public_id;
   reply->generation_ = *std::move(generation);
   reply->pending_.resize(made.sampling.num_choices);
   AnswerShape shape;
@@ -41,6 +43,7 @@ void GenerationReply::Serve(FrontDoor& door, HttpCall& call, const ServedModel& 
   shape.created = absl::ToUnixSeconds(call.request().arrival);
   shape.seed = made.sampling.seed;
   shape.usage_in_chunks = request.include_usage;
+  shape.include_cost = request.include_cost;
   shape.choices = static_cast<uint32_t>(request.params.answers());
   shape.top_logprobs = request.params.top_logprobs;
   shape.prompt_logprobs = request.params.prompt_logprobs;
@@ -62,12 +65,18 @@ void GenerationReply::Pump() {
     finished_ = delta.finished;
     status_ = std::move(delta.status);
     usage_ = delta.usage;
+    if (finished_) {
+      cost_ = door_.CostOf(generation_->request(), usage_);
+      AddUsage(usage_, &call_.facts());
+    }
   }
   if (stream_) return PumpStream();
   if (!finished_) return;
   done_ = true;
   if (!status_.ok()) return call_.ReplyError(status_);
-  call_.Reply({.status = 200, .body = answer_->Whole(std::move(pending_), usage_)});
+  HttpReply reply = {.status = 200, .body = answer_->Whole(std::move(pending_), usage_, cost_)};
+  if (cost_.has_value()) reply.headers = CostHeaders(*cost_);
+  call_.Reply(std::move(reply));
 }
 
 bool GenerationReply::HasOutput() const {
@@ -96,7 +105,7 @@ void GenerationReply::PumpStream() {
   }
   if (finished_) {
     closing_ = true;
-    events += status_.ok() ? answer_->Closing(usage_) : Failure();
+    events += status_.ok() ? answer_->Closing(usage_, cost_) : Failure();
   }
   // Tokens may have come whose text has not.
   if (!events.empty()) call_.Write(std::move(events));

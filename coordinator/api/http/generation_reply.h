@@ -26,7 +26,8 @@ class GenerationReply : public std::enable_shared_from_this<GenerationReply> {
                     const OpenAiRequest& request, Prompt prompt, bool chat,
                     std::optional<std::string> echo_text);
 
-  GenerationReply(HttpCall& call, bool stream) : call_(call), stream_(stream) {}
+  GenerationReply(const FrontDoor& door, HttpCall& call, bool stream)
+      : door_(door), call_(call), stream_(stream) {}
 
  private:
   void Pump();
@@ -35,6 +36,7 @@ class GenerationReply : public std::enable_shared_from_this<GenerationReply> {
   void Ping();
   std::string Failure() const;
 
+  const FrontDoor& door_;
   HttpCall& call_;  // owns this
   const bool stream_;
   std::unique_ptr<Generation> generation_;
@@ -43,6 +45,7 @@ class GenerationReply : public std::enable_shared_from_this<GenerationReply> {
   bool finished_ = false;             // then:
   absl::Status status_;
   Usage usage_;
+  std::optional<CostReport> cost_;
   bool opened_ = false;   // the opening chunk was sent
   bool closing_ = false;  // the last events were sent
   bool done_ = false;

@@ -18,6 +18,7 @@ void HandleChatCompletions(FrontDoor& door, HttpCall& call) {
   const auto deadline = RequestDeadline(call.request());
   if (!deadline.ok()) return call.ReplyError(deadline.status());
   params.deadline = *deadline;
+  params.traceparent = call.request().trace.ToTraceparent();
   const absl::Status admitted = door.Admit(**model, params, caller);
   if (!admitted.ok()) return call.ReplyError(admitted);
   auto prompt = door.ChatPrompt(**model, request->messages, caller);

@@ -34,6 +34,7 @@ void HandleCompletions(FrontDoor& door, HttpCall& call) {
   const auto deadline = RequestDeadline(call.request());
   if (!deadline.ok()) return call.ReplyError(deadline.status());
   params.deadline = *deadline;
+  params.traceparent = call.request().trace.ToTraceparent();
   const absl::Status admitted = door.Admit(**model, params, caller);
   if (!admitted.ok()) return call.ReplyError(admitted);
   auto echo_text = EchoText(**model, *request);

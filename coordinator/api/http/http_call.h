@@ -15,7 +15,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "coordinator/api/audit.h"
 #include "coordinator/api/io_pool.h"
+#include "coordinator/api/trace_context.h"
 #include "coordinator/tenants/caller.h"
 
 namespace tessera::api {
@@ -24,9 +26,11 @@ class HttpSession;
 
 struct HttpRequest {
   std::string method;
-  std::string path;  // percent-decoded, without the query
+  std::string path;   // percent-decoded, without the query
+  std::string query;  // as it came, without the "?"
   std::string body;
   std::string request_id;  // the client's x-request-id, or one of ours
+  TraceContext trace;
   absl::Time arrival;
   Caller caller;  // of a route that asks who calls
   // x-request-timeout-ms and x-request-timeout (seconds), as they came.
@@ -71,6 +75,8 @@ class HttpCall {
   void SetProducer(std::shared_ptr<void> producer, std::function<void()> on_writable);
   // Calls `work` once after `delay`, unless set again or the call has ended.
   void SetTimer(absl::Duration delay, std::function<void()> work);
+  // What the audit log is to say of a call that reaches the engine.
+  AuditFacts& facts() { return facts_; }
   // For posting to the connection's strand from other threads.
   SerialExecutor executor() const;
 
@@ -78,6 +84,7 @@ class HttpCall {
   friend class HttpSession;
   HttpSession& session_;
   HttpRequest request_;
+  AuditFacts facts_;
   std::string route_ = "unknown";
   std::string path_parameter_;
   bool streaming_ = false;

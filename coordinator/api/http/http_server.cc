@@ -28,7 +28,7 @@ void OnAccept(const std::shared_ptr<HttpServer::Shared>& shared, HttpSession::So
     if (shared->stopped) return;
     refuse = shared->sessions.size() >= shared->options.connections_max;
     shared->sessions.insert(session);
-    shared->metrics.http_connections().Set(static_cast<double>(shared->sessions.size()));
+    shared->metrics.http_connections().Increment();
   }
   session->Start(refuse);
 }

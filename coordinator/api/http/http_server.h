@@ -13,9 +13,11 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "coordinator/api/address.h"
+#include "coordinator/api/audit.h"
 #include "coordinator/api/body_budget.h"
 #include "coordinator/api/http/http_call.h"
 #include "coordinator/api/io_pool.h"
+#include "coordinator/api/trace_context.h"
 #include "coordinator/telemetry/metrics.h"
 #include "coordinator/tenants/caller.h"
 
@@ -37,8 +39,10 @@ struct HttpOptions {
   std::shared_ptr<BodyBudget> bodies;
   std::function<void(HttpCall&)> router;
   std::function<std::string()> make_request_id;
-  std::function<absl::Time()> now;  // stamps the arrival of requests
-  std::function<bool()> draining;   // answers then say "connection: close"
+  std::function<TraceContext(std::string_view traceparent)> continue_trace;
+  std::function<void(const AuditLine&)> audit;  // told of every call at its end
+  std::function<absl::Time()> now;              // stamps the arrival of requests
+  std::function<bool()> draining;               // answers then say "connection: close"
 };
 
 class HttpServer {

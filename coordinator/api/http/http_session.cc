@@ -32,6 +32,14 @@ std::string PathOf(const Message& message) {
   return PercentDecode(target.substr(0, target.find_first_of("?#")));
 }
 
+template <typename Message>
+std::string QueryOf(const Message& message) {
+  const std::string target(message.target());
+  const std::string whole = target.substr(0, target.find('#'));
+  const size_t mark = whole.find('?');
+  return mark == std::string::npos ? std::string() : whole.substr(mark + 1);
+}
+
 }  // namespace
 
 HttpSession::HttpSession(std::shared_ptr<HttpServer::Shared> shared, Socket socket)
@@ -175,10 +183,13 @@ HttpRequest HttpSession::HeaderOfRequest() const {
   request.arrival = shared_->options.now();
   request.method = std::string(message.method_string());
   request.path = PathOf(message);
+  request.query = QueryOf(message);
   const auto id = message["x-request-id"];
   request.request_id = IsUsableRequestId({id.data(), id.size()})
                            ? std::string(id)
                            : shared_->options.make_request_id();
+  const auto trace = message["traceparent"];
+  request.trace = shared_->options.continue_trace({trace.data(), trace.size()});
   const auto optional = [&message](const char* name) -> std::optional<std::string> {
     const auto found = message.find(name);
     if (found == message.end()) return std::nullopt;
@@ -245,6 +256,7 @@ void HttpSession::Refuse(HttpRequest request, const absl::Status& status) {
 HttpRequest HttpSession::UnknownRequest() const {
   HttpRequest request;
   request.request_id = shared_->options.make_request_id();
+  request.trace = shared_->options.continue_trace("");
   request.arrival = shared_->options.now();
   return request;
 }
@@ -317,7 +329,7 @@ void HttpSession::Close() {
   socket_.close(ignored);
   absl::MutexLock lock(&shared_->mutex);
   if (shared_->sessions.erase(shared_from_this()) > 0) {
-    shared_->metrics.http_connections().Set(static_cast<double>(shared_->sessions.size()));
+    shared_->metrics.http_connections().Decrement();
   }
 }
 

@@ -83,6 +83,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   void Write(std::string bytes, bool last);
   void OnWritten(Error error, bool last);
   void EndCall();
+  void Audit(int status);
 
   // Closing.
   void SetDeadline(absl::Duration limit);

@@ -8,6 +8,7 @@
 #include <boost/beast/http/write.hpp>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "coordinator/api/http/http_session.h"
 #include "coordinator/api/status_map.h"
@@ -22,6 +23,7 @@ void HttpSession::SetCommonFields(Response* response) {
   response->version(version_);
   response->set(http::field::server, "tessera");
   response->set("x-request-id", call_->request().request_id);
+  response->set("traceresponse", call_->request().trace.ToTraceparent());
   if (shared_->options.draining()) keep_alive_ = false;
 }
 
@@ -118,11 +120,27 @@ void HttpSession::EndCall() {
   if (call_ == nullptr) return;
   Error ignored;
   call_timer_.cancel(ignored);
-  shared_->metrics.CountHttp(call_->route(), call_status_ == 0 ? 499 : call_status_);
+  const int status = call_status_ == 0 ? 499 : call_status_;
+  shared_->metrics.CountHttp(call_->route(), status);
+  Audit(status);
   call_->producer_.reset();
   call_->on_writable_ = nullptr;
   call_.reset();
   call_status_ = 0;
+}
+
+void HttpSession::Audit(int status) {
+  const HttpRequest& request = call_->request();
+  AuditLine line;
+  line.request_id = request.request_id;
+  line.trace_id = request.trace.trace_id;
+  line.door = "http";
+  line.method = absl::StrCat(request.method, " ", call_->route());
+  line.status = absl::StrCat(status);
+  line.seconds = absl::ToDoubleSeconds(shared_->options.now() - request.arrival);
+  line.facts = call_->facts();
+  line.facts.tenant = request.caller.tenant;
+  shared_->options.audit(line);
 }
 
 void HttpCall::SetRoute(std::string route, std::string path_parameter) {

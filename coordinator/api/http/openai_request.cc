@@ -167,13 +167,16 @@ absl::StatusOr<OpenAiRequest> ParseCommon(const JsonFields& fields) {
   OpenAiRequest out;
   std::optional<std::string> model;
   std::optional<bool> stream;
+  std::optional<bool> include_cost;
   TESSERA_RETURN_IF_ERROR(fields.Read("model", &model));
+  TESSERA_RETURN_IF_ERROR(fields.Read("include_cost", &include_cost));
   TESSERA_RETURN_IF_ERROR(fields.Read("stream", &stream));
   TESSERA_RETURN_IF_ERROR(ReadSampling(fields, &out.params));
   TESSERA_RETURN_IF_ERROR(ReadEnds(fields, &out.params));
   TESSERA_RETURN_IF_ERROR(RefuseReserved(fields, kReserved));
   out.model = std::move(model).value_or("");
   out.stream = stream.value_or(false);
+  out.include_cost = include_cost.value_or(false);
   if (out.stream && out.params.prompt_logprobs.has_value()) {
     return BadParam("prompt_logprobs", "cannot be streamed; leave out `stream`");
   }

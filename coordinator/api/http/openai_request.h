@@ -23,6 +23,7 @@ struct OpenAiRequest {
   GenerateParams params;
   bool stream = false;
   bool include_usage = false;
+  bool include_cost = false;
 };
 
 struct ChatCompletionRequest {

@@ -15,12 +15,18 @@ std::string Dump(const OrderedJson& json) {
   return json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
 }
 
-OrderedJson UsageJson(const Usage& usage) {
+// What the tenant pays, and for what.
+OrderedJson CostJson(const CostReport& report) {
   OrderedJson json;
-  json["prompt_tokens"] = usage.prompt_tokens;
-  json["completion_tokens"] = usage.completion_tokens;
-  json["total_tokens"] = usage.prompt_tokens + usage.completion_tokens;
-  json["prompt_tokens_details"]["cached_tokens"] = usage.cached_tokens;
+  json["total"] = report.cost.total();
+  json["currency"] = report.cost.currency;
+  json["input"] = report.cost.input;
+  json["output"] = report.cost.output;
+  json["energy"] = report.cost.energy;
+  json["saved"] = report.cost.saved;
+  json["gpu_seconds"]["prefill"] = report.work[WorkKind::kPrefill];
+  json["gpu_seconds"]["decode"] = report.work[WorkKind::kDecode];
+  json["energy_joules"] = report.energy_joules;
   return json;
 }
 
@@ -82,7 +88,19 @@ OrderedJson OpenAiAnswer::Logprobs(const ChoiceDelta& delta, bool first) const {
   return logprobs.Take();
 }
 
-std::string OpenAiAnswer::Whole(std::vector<ChoiceDelta> choices, const Usage& usage) const {
+OrderedJson OpenAiAnswer::UsageJson(const Usage& usage,
+                                    const std::optional<CostReport>& cost) const {
+  OrderedJson json;
+  json["prompt_tokens"] = usage.prompt_tokens;
+  json["completion_tokens"] = usage.completion_tokens;
+  json["total_tokens"] = usage.prompt_tokens + usage.completion_tokens;
+  json["prompt_tokens_details"]["cached_tokens"] = usage.cached_tokens;
+  if (shape_.include_cost && cost.has_value()) json["cost"] = CostJson(*cost);
+  return json;
+}
+
+std::string OpenAiAnswer::Whole(std::vector<ChoiceDelta> choices, const Usage& usage,
+                                const std::optional<CostReport>& cost) const {
   if (choices.size() > shape_.choices) KeepBest(shape_.choices, &choices);
   OrderedJson json = Envelope(shape_.chat ? "chat.completion" : "text_completion");
   OrderedJson prompt_logprobs;
@@ -103,7 +121,7 @@ std::string OpenAiAnswer::Whole(std::vector<ChoiceDelta> choices, const Usage& u
     if (!shape_.chat && shape_.prompt_logprobs) choice["prompt_logprobs"] = prompt_logprobs;
     json["choices"].push_back(std::move(choice));
   }
-  json["usage"] = UsageJson(usage);
+  json["usage"] = UsageJson(usage, cost);
   json["seed"] = shape_.seed;
   if (shape_.chat && shape_.prompt_logprobs) json["prompt_logprobs"] = std::move(prompt_logprobs);
   return Dump(json);
@@ -161,11 +179,11 @@ std::string OpenAiAnswer::Chunks(const ChoiceDelta& delta) {
   return events + Chunk(std::move(choice));
 }
 
-std::string OpenAiAnswer::Closing(const Usage& usage) const {
+std::string OpenAiAnswer::Closing(const Usage& usage, const std::optional<CostReport>& cost) const {
   std::string events;
-  if (shape_.usage_in_chunks) {
+  if (shape_.usage_in_chunks || shape_.include_cost) {
     OrderedJson json = Envelope(ChunkName());
-    json["usage"] = UsageJson(usage);
+    json["usage"] = UsageJson(usage, cost);
     json["seed"] = shape_.seed;
     events = SseEvent(Dump(json));
   }

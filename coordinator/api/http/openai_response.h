@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "coordinator/api/cost_report.h"
 #include "coordinator/api/generation.h"
 #include "coordinator/api/http/openai_logprobs.h"
 #include "coordinator/text/tokenizer.h"
@@ -25,6 +26,7 @@ struct AnswerShape {
   int64_t created = 0;  // Unix seconds
   uint64_t seed = 0;
   bool usage_in_chunks = false;             // stream_options.include_usage
+  bool include_cost = false;                // usage has `cost`; streams then end with usage
   uint32_t choices = 1;                     // that are returned
   std::optional<uint32_t> top_logprobs;     // set: with log probabilities
   std::optional<uint32_t> prompt_logprobs;  // likewise of the prompt
@@ -43,17 +45,20 @@ class OpenAiAnswer {
 
   // The whole answer, a JSON object. `choices`: all that were generated; of more than are returned
   // those with the highest mean log probability per token are.
-  std::string Whole(std::vector<ChoiceDelta> choices, const Usage& usage) const;
+  // `cost` is shown where it was asked for.
+  std::string Whole(std::vector<ChoiceDelta> choices, const Usage& usage,
+                    const std::optional<CostReport>& cost) const;
 
   // Server-sent events. Opening: the role chunk of each choice of a chat, nothing otherwise.
   std::string Opening() const;
   // What is new of one choice, its finish reason in a chunk of its own.
   std::string Chunks(const ChoiceDelta& delta);
   // Usage when asked for, [DONE].
-  std::string Closing(const Usage& usage) const;
+  std::string Closing(const Usage& usage, const std::optional<CostReport>& cost) const;
 
  private:
   OrderedJson Envelope(const char* object) const;
+  OrderedJson UsageJson(const Usage& usage, const std::optional<CostReport>& cost) const;
   const char* ChunkName() const;
   std::string Chunk(OrderedJson choice) const;
   // `first`: the choice's first piece, which has the echoed prompt.

@@ -23,6 +23,9 @@ constexpr Route kRoutes[] = {
     {"GET", "/readyz", HandleReady, true},
     {"GET", "/version", HandleVersion, true},
     {"GET", "/metrics", HandleMetrics, true},
+    {"GET", "/", HandleConsole, true, true},
+    {"GET", "/console/state", HandleConsoleState, false, true},
+    {"GET", "/console/files/{id}", HandleConsoleFile, true, true},
 };
 
 constexpr std::string_view kParameter = "{id}";
@@ -38,6 +41,8 @@ std::optional<std::string> Match(std::string_view row, std::string_view path) {
   return std::string(path.substr(row.size()));
 }
 
+bool Serves(const FrontDoor& door, const Route& route) { return !route.console || door.console; }
+
 }  // namespace
 
 absl::Span<const Route> RouteTable() { return kRoutes; }
@@ -45,7 +50,8 @@ absl::Span<const Route> RouteTable() { return kRoutes; }
 absl::StatusOr<Caller> IdentifyCall(const FrontDoor& door, std::string_view path,
                                     std::string_view authorization) {
   for (const Route& route : kRoutes) {
-    if (route.open && route.path == path) return door.anyone;
+    if (!Serves(door, route) || !Match(route.path, path).has_value()) continue;
+    return route.open ? door.anyone : door.Identify(authorization);
   }
   return door.Identify(authorization);
 }
@@ -56,6 +62,7 @@ void RouteCall(FrontDoor& door, HttpCall& call) {
   const std::string_view wanted = method == "HEAD" ? "GET" : std::string_view(method);
   std::vector<std::string> allowed;
   for (const Route& route : kRoutes) {
+    if (!Serves(door, route)) continue;
     const std::optional<std::string> parameter = Match(route.path, call.request().path);
     if (!parameter.has_value()) continue;
     if (wanted == route.method) {

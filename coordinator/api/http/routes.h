@@ -17,7 +17,8 @@ struct Route {
   const char* method;
   const char* path;  // "{id}" at the end takes the rest of the path
   void (*handler)(FrontDoor& door, HttpCall& call);
-  bool open = false;  // for everybody, whatever key they have
+  bool open = false;     // for everybody, whatever key they have
+  bool console = false;  // there only with FrontDoor::console
 };
 
 absl::Span<const Route> RouteTable();
@@ -38,6 +39,9 @@ void HandleLive(FrontDoor& door, HttpCall& call);
 void HandleReady(FrontDoor& door, HttpCall& call);
 void HandleVersion(FrontDoor& door, HttpCall& call);
 void HandleMetrics(FrontDoor& door, HttpCall& call);
+void HandleConsole(FrontDoor& door, HttpCall& call);
+void HandleConsoleState(FrontDoor& door, HttpCall& call);
+void HandleConsoleFile(FrontDoor& door, HttpCall& call);
 
 }  // namespace tessera::api
 

@@ -16,6 +16,15 @@ TEST(AddressTest, WhatOperatorsWrite) {
   EXPECT_EQ(ParseAddress("[::1]:8000")->host, "::1");
 }
 
+TEST(AddressTest, LoopbackIsThisMachineAlone) {
+  for (const char* local : {"localhost:1", "127.0.0.1:1", "127.8.9.10:1", "[::1]:1"}) {
+    EXPECT_TRUE(ParseAddress(local)->IsLoopback()) << local;
+  }
+  for (const char* reachable : {":1", "0.0.0.0:1", "[::]:1", "10.0.0.1:1", "192.168.127.1:1"}) {
+    EXPECT_FALSE(ParseAddress(reachable)->IsLoopback()) << reachable;
+  }
+}
+
 TEST(AddressTest, RefusalsQuoteTheAddress) {
   for (const char* bad : {"8000", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:70000",
                           "::1:8000", "example.com:80", "127.0.0.1:-1"}) {

@@ -21,15 +21,15 @@ namespace {
 
 using nlohmann::json;
 
-constexpr char kAnswer[] = "größe 東京 ok";  // characters of several tokens
+constexpr char kScoredAnswer[] = "größe 東京 ok";  // characters of several tokens
 constexpr char kPrompt[] = "Why is it so?";
 
 class LogprobsTest : public ApiFixture {
  protected:
   void SetUp() override {
     ApiFixture::SetUp();
-    AnswerWith(kAnswer);
-    answer_ = Encode(model_, kAnswer);
+    AnswerWith(kScoredAnswer);
+    answer_ = Encode(model_, kScoredAnswer);
     answer_.push_back(model_.defaults.eos_token_ids.front());
     prompt_ = Post("/tokenize", json{{"prompt", kPrompt}}.dump())
                   .json()["tokens"]
@@ -95,7 +95,7 @@ TEST_F(LogprobsTest, ChatStreamed) {
     if (choice["logprobs"].is_null()) continue;
     for (const json& token : choice["logprobs"]["content"]) content.push_back(token);
   }
-  EXPECT_EQ(text, kAnswer);
+  EXPECT_EQ(text, kScoredAnswer);
   ExpectChatContent(content);
 }
 
@@ -198,7 +198,7 @@ TEST_F(LogprobsTest, EchoBeginsWithThePrompt) {
 TEST_F(LogprobsTest, EchoWithoutLogprobsIsText) {
   const json body =
       Post("/v1/completions", json{{"prompt", kPrompt}, {"echo", true}, {"n", 1}}.dump()).json();
-  EXPECT_EQ(body["choices"][0]["text"], std::string(kPrompt) + kAnswer);
+  EXPECT_EQ(body["choices"][0]["text"], std::string(kPrompt) + kScoredAnswer);
   EXPECT_TRUE(body["choices"][0]["logprobs"].is_null());
 }
 

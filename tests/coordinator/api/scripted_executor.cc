@@ -36,6 +36,11 @@ void ScriptedExecutor::SetStepTime(absl::Duration step_time) {
   step_time_ = step_time;
 }
 
+void ScriptedExecutor::TellStepTime(absl::Duration told) {
+  absl::MutexLock lock(&mutex_);
+  told_step_time_ = told;
+}
+
 void ScriptedExecutor::Hold(bool hold) {
   absl::MutexLock lock(&mutex_);
   hold_ = hold;
@@ -134,6 +139,9 @@ cluster::v1::StepResult ScriptedExecutor::Answer(const cluster::v1::StepPlan& pl
   result.set_group(plan.group());
   result.set_step(plan.step());
   result.set_rows(static_cast<uint32_t>(plan.sequence_size()));
+  if (plan.sequence_size() > 0) {
+    result.set_step_ns(static_cast<uint64_t>(absl::ToInt64Nanoseconds(told_step_time_)));
+  }
   for (int row = 0; row < plan.sequence_size(); ++row) AnswerRow(plan, row, &result);
   if (result.logprobs_size() == 0) result.clear_num_scored();
   for (const uint64_t sequence : plan.finished_sequences()) known_.erase(sequence);

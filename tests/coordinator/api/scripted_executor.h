@@ -34,6 +34,8 @@ class ScriptedExecutor final : public StepExecutor {
 
   void SetScript(Script script) ABSL_LOCKS_EXCLUDED(mutex_);
   void SetStepTime(absl::Duration step_time) ABSL_LOCKS_EXCLUDED(mutex_);
+  // What the ranks say a step with rows took, whatever it did.
+  void TellStepTime(absl::Duration told) ABSL_LOCKS_EXCLUDED(mutex_);
   // While held, plans are taken and not answered: ranks that hang.
   void Hold(bool hold) ABSL_LOCKS_EXCLUDED(mutex_);
   // Tokens sampled so far, over all requests.
@@ -64,6 +66,7 @@ class ScriptedExecutor final : public StepExecutor {
   mutable absl::Mutex mutex_;
   Script script_ ABSL_GUARDED_BY(mutex_);
   absl::Duration step_time_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration told_step_time_ ABSL_GUARDED_BY(mutex_);
   bool hold_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   uint64_t sampled_ ABSL_GUARDED_BY(mutex_) = 0;
