@@ -33,7 +33,8 @@ std::string WorkerName(int index) { return absl::StrCat("local-", index); }
 Launcher::Launcher(const ServeOptions& options, ServeScreen& screen)
     : options_(options),
       screen_(screen),
-      worker_count_(options.tp * static_cast<int>(options.models.size())),
+      worker_count_((options.comm == "solo" ? 1 : options.tp) *
+                    static_cast<int>(options.models.size())),
       restarts_(static_cast<size_t>(worker_count_)) {
   sigset_t signals;
   sigemptyset(&signals);
@@ -102,6 +103,8 @@ absl::Status Launcher::StartCoordinator() {
                                    "127.0.0.1:0",
                                    "--tp",
                                    absl::StrCat(options_.tp),
+                                   "--comm",
+                                   options_.comm,
                                    "--status-fd",
                                    absl::StrCat(status[1]),
                                    "--control-fd",
@@ -116,7 +119,10 @@ absl::Status Launcher::StartCoordinator() {
     argv.insert(argv.end(), {"--ready-file", options_.ready_file});
   }
   if (options_.reflection) argv.push_back("--reflection");
+  if (!options_.console_flag.empty()) argv.push_back(options_.console_flag);
   if (options_.no_prefix_cache) argv.push_back("--no-prefix-cache");
+  if (options_.eager) argv.push_back("--eager");
+  if (options_.deterministic) argv.push_back("--deterministic");
   for (const auto& [flag, value] : options_.coordinator_flags) {
     if (!value.empty()) argv.insert(argv.end(), {flag, value});
   }
@@ -191,7 +197,12 @@ void Launcher::OnStatusLine(const std::string& text) {
                     line.value("seconds", 0.0));
   } else if (event == "accepting") {
     accepting_ = true;
-    screen_.Ready(line.value("http", ""), line.value("grpc", ""), line.value("health", ""));
+    if (line.contains("admin")) {
+      screen_.Note(absl::StrCat("Admin API http://", line.value("admin", ""),
+                                "  /usage /prices /comparison /groups"));
+    }
+    screen_.Ready(line.value("http", ""), line.value("grpc", ""), line.value("health", ""),
+                  line.value("console", ""));
   } else if (event == "lost") {
     screen_.Note(absl::StrCat("model ", line.value("model", ""),
                               " lost its group: ", line.value("error", "")));

@@ -9,6 +9,7 @@
 #include "cli/inspect.h"
 #include "cli/keygen.h"
 #include "cli/serve.h"
+#include "cli/usage.h"
 
 int main(int argc, char** argv) {
   CLI::App app("Tessera serves open-weight language models on machines you control.", "tessera");
@@ -21,11 +22,13 @@ int main(int argc, char** argv) {
   tessera::InspectOptions inspect;
   tessera::DoctorOptions doctor;
   tessera::KeygenOptions keygen;
+  tessera::UsageOptions usage;
   CLI::App* serve_command = tessera::AddServeCommand(app, serve);
   CLI::App* chat_command = tessera::AddChatCommand(app, chat);
   CLI::App* inspect_command = tessera::AddInspectCommand(app, inspect);
   CLI::App* doctor_command = tessera::AddDoctorCommand(app, doctor);
   CLI::App* keygen_command = tessera::AddKeygenCommand(app, keygen);
+  CLI::App* usage_command = tessera::AddUsageCommand(app, usage);
   CLI11_PARSE(app, argc, argv);
 
   if (serve_command->parsed()) return tessera::RunServe(serve);
@@ -33,5 +36,6 @@ int main(int argc, char** argv) {
   if (inspect_command->parsed()) return tessera::RunInspect(inspect);
   if (doctor_command->parsed()) return tessera::RunDoctor(doctor);
   if (keygen_command->parsed()) return tessera::RunKeygen(keygen);
+  if (usage_command->parsed()) return tessera::RunUsage(usage);
   return 0;
 }

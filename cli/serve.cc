@@ -20,6 +20,8 @@ constexpr PassedFlag kPassedFlags[] = {
     {"--grpc-port", "PORT", "gRPC port, 0 picks a free one [50051]"},
     {"--health-port", "PORT", "Port of grpc.health.v1 alone, 0 picks a free one [50052]"},
     {"--dtype", "auto|bfloat16|float32", "Weights and activations [auto: as stored]"},
+    {"--load-format", "auto|dummy", "dummy makes weights up; config.json is enough [auto]"},
+    {"--quantize", "none|fp8", "fp8 keeps the layers' matrices as float8, made at load [none]"},
     {"--memory", "SIZE", "Most memory one rank may use, e.g. 8GiB [what is free]"},
     {"--kv-memory", "SIZE", "KV cache of one rank, e.g. 2GiB [1GiB or one whole context]"},
     {"--context-max", "TOKENS", "Tokens of one sequence [the model's own limit]"},
@@ -34,6 +36,16 @@ constexpr PassedFlag kPassedFlags[] = {
     {"--plans-in-flight", "1|2", "Plans a group holds at once; 2 overlaps steps [2]"},
     {"--api-keys", "FILE", "Tenants and API keys; make one with `tessera keygen` [everybody]"},
     {"--cache-secret-file", "FILE", "32 or more random bytes for the prefix cache's keys [new]"},
+    {"--metrics-compat", "vllm", "Show metrics under that server's names too [no]"},
+    {"--slo-ttft-ms", "MS", "Time to the first token of a good request, for goodput [2000]"},
+    {"--slo-tpot-ms", "MS", "Time between its tokens, likewise [100]"},
+    {"--price-file", "FILE", "Device prices, see deploy/prices/example.yaml [count no money]"},
+    {"--api-prices", "FILE", "Prices of others to compare with [compare with nobody]"},
+    {"--audit-log", "FILE", "Append a line about every call, never its text [no]"},
+    {"--usage-dir", "DIR", "Keep a line per finished request here; read by `tessera usage` [no]"},
+    {"--admin-port", "PORT", "Admin API on 127.0.0.1, 0 picks a free port [off]"},
+    {"--admin-listen", "HOST:PORT", "Admin API on another address; needs a token [off]"},
+    {"--admin-token-file", "FILE", "What callers of the admin API must send [nothing]"},
     {"--heartbeats-missed-max", "N", "Heartbeats (250 ms) a rank may miss [4]"},
     {"--drain-seconds", "SECONDS", "How long Ctrl-C waits for open requests [30]"},
 };
@@ -56,6 +68,11 @@ CLI::App* AddServeCommand(CLI::App& app, ServeOptions& options) {
       ->type_name("[NAME=]FILE");
   command->add_option("--tp", options.tp, "Tensor-parallel ranks per model: 1, 2, 4 or 8 [1]")
       ->check(CLI::IsMember({1, 2, 4, 8}));
+  command
+      ->add_option("--comm", options.comm,
+                   "auto, or solo: one rank of --tp alone, with its own part of every collective, "
+                   "to measure a shard; answers are not the model's [auto]")
+      ->check(CLI::IsMember({"auto", "solo"}));
   command->add_option("--device", options.device, "auto, cpu or cuda [auto]")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   command->add_option("--threads", options.threads, "Threads of one CPU rank [cores / ranks]")
@@ -63,8 +80,19 @@ CLI::App* AddServeCommand(CLI::App& app, ServeOptions& options) {
   command->add_option("--ready-file", options.ready_file,
                       "Write the addresses here as JSON once requests are accepted");
   command->add_flag("--reflection", options.reflection, "Serve gRPC reflection (for grpcurl)");
+  command->add_flag_function(
+      "--console,!--no-console",
+      [&options](int64_t wanted) {
+        options.console_flag = wanted > 0 ? "--console" : "--no-console";
+      },
+      "Serve the console, a page in the browser, at / of the HTTP door, or not [if --host is this "
+      "machine alone]");
   command->add_flag("--no-prefix-cache", options.no_prefix_cache,
                     "Compute every prompt from its first token");
+  command->add_flag("--deterministic", options.deterministic,
+                    "On GPUs: the same bits in every company and for every --tp, at a cost");
+  command->add_flag("--eager", options.eager,
+                    "On GPUs: launch every kernel by itself instead of recorded decode steps");
   command->add_flag("-v,--verbose", options.verbose, "Show the log of every process");
   for (const PassedFlag& flag : kPassedFlags) {
     command

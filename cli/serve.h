@@ -15,13 +15,17 @@ struct ServeOptions {
   std::vector<std::string> chat_templates;  // [name=]file
   int tp = 1;
   std::string device = "auto";
+  std::string comm = "auto";
   int threads = 0;  // of one rank; 0: the cores divided by the ranks
   bool verbose = false;
   std::string ready_file;
   // Flags handed to the coordinator as they are, "--flag" and its value.
   std::vector<std::pair<std::string, std::string>> coordinator_flags;
   bool reflection = false;
+  std::string console_flag;  // "--console", "--no-console"; empty: as the coordinator thinks best
   bool no_prefix_cache = false;
+  bool deterministic = false;
+  bool eager = false;
 };
 
 CLI::App* AddServeCommand(CLI::App& app, ServeOptions& options);

@@ -58,8 +58,8 @@ void ServeScreen::Loading(int group, int rank, uint64_t bytes_read, uint64_t byt
   std::fflush(stdout);
 }
 
-void ServeScreen::Ready(const std::string& http, const std::string& grpc,
-                        const std::string& health) {
+void ServeScreen::Ready(const std::string& http, const std::string& grpc, const std::string& health,
+                        const std::string& console) {
   EndBar();
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
@@ -70,8 +70,10 @@ void ServeScreen::Ready(const std::string& http, const std::string& grpc,
       "  POST http://%s/tokenize              POST /detokenize\n"
       "  gRPC %s  tessera.v1.Tessera\n"
       "  gRPC %s  grpc.health.v1.Health\n"
+      "%s%s%s"
       "ready in %.1f s - Ctrl-C stops\n",
-      http.c_str(), http.c_str(), http.c_str(), grpc.c_str(), health.c_str(), seconds);
+      http.c_str(), http.c_str(), http.c_str(), grpc.c_str(), health.c_str(),
+      console.empty() ? "" : "  Console ", console.c_str(), console.empty() ? "" : "\n", seconds);
   std::fflush(stdout);
 }
 

@@ -20,7 +20,8 @@ class ServeScreen {
              const std::string& directory, const std::string& license);
   void Plan(const std::string& model, const std::string& table);
   void Loading(int group, int rank, uint64_t bytes_read, uint64_t bytes_total, double seconds);
-  void Ready(const std::string& http, const std::string& grpc, const std::string& health);
+  void Ready(const std::string& http, const std::string& grpc, const std::string& health,
+             const std::string& console);
   void Note(const std::string& text);
   void Error(const std::string& text);
 

@@ -24,9 +24,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
+#include "base/json_log.h"
 #include "base/status.h"
 #include "base/version.h"
 #include "coordinator/api/api_server.h"
+#include "coordinator/api/audit.h"
 #include "coordinator/cluster/cluster.h"
 #include "coordinator/engine/engine.h"
 #include "coordinator/launcher_link.h"
@@ -35,6 +37,7 @@
 #include "coordinator/status_board.h"
 #include "coordinator/telemetry/metrics.h"
 #include "coordinator/tenant_setup.h"
+#include "coordinator/usage_setup.h"
 
 namespace tessera {
 namespace {
@@ -116,16 +119,20 @@ WaitingLimits ToWaitingLimits(const CoordinatorOptions& options) {
           .bytes_max = static_cast<int64_t>(options.waiting_bytes_max)};
 }
 
-ApiOptions ToApiOptions(const CoordinatorOptions& options, Tenants& tenants, const Clock& clock) {
+ApiOptions ToApiOptions(const CoordinatorOptions& options, Tenants& tenants,
+                        const UsageSetup& usage, api::AuditLog& audit, const Clock& clock) {
   ApiOptions api;
+  api.audit = &audit;
   api.authenticate = [&tenants, &clock](std::string_view api_key) {
     return tenants.Identify(api_key, clock.Now());
   };
   api.limits = &tenants.limits();
+  api.pricing = &usage.pricing();
   api.http_address = absl::StrCat(options.host, ":", options.http_port);
   api.grpc_address = absl::StrCat(options.host, ":", options.grpc_port);
   api.health_address = absl::StrCat(options.host, ":", options.health_port);
   api.reflection = options.reflection;
+  api.console = options.console;
   api.version = kVersion;
   return api;
 }
@@ -155,8 +162,10 @@ void FollowLosses(LauncherLink& launcher, const std::vector<std::string>& models
 // the models that are lost up to date.
 absl::Status Serve(const CoordinatorOptions& options, int signal_fd,
                    const std::vector<std::string>& models, StatusBoard& board, ApiServer& api,
-                   nlohmann::json addresses, TenantSetup& tenants, Engine& engine) {
-  const int idle_ms = tenants.has_key_file() ? kReloadPollMs : -1;
+                   nlohmann::json addresses, TenantSetup& tenants, UsageSetup& usage,
+                   Engine& engine) {
+  const bool has_files = tenants.has_key_file() || usage.has_files();
+  const int idle_ms = has_files ? kReloadPollMs : -1;
   const bool has_launcher = options.control_fd >= 0;
   LauncherLink launcher(options.control_fd);
   bool announced = false;
@@ -171,9 +180,10 @@ absl::Status Serve(const CoordinatorOptions& options, int signal_fd,
     eventfd_t count = 0;
     eventfd_read(board.wake_fd(), &count);
     const int signal_number = TakeSignal(signal_fd);
-    const bool reload = signal_number == SIGHUP && tenants.has_key_file();
+    const bool reload = signal_number == SIGHUP && has_files;
     if (signal_number != 0 && !reload) return absl::OkStatus();
     tenants.Reload(engine, /*forced=*/reload);
+    usage.Reload(/*forced=*/reload);
     // Later than at the start a load that fails costs its model alone, see FollowLosses.
     const bool exits = options.exit_on_load_failure && !(announced && has_launcher);
     if (exits && !board.LoadFailure().ok()) return board.LoadFailure();
@@ -205,27 +215,54 @@ void Drain(const CoordinatorOptions& options, int signal_fd, ApiServer& api, Eng
   }
 }
 
+MetricsOptions ToMetricsOptions(const CoordinatorOptions& options) {
+  MetricsOptions metrics;
+  metrics.slo.first_token_seconds = options.slo_ttft_ms * 1e-3;
+  metrics.slo.token_seconds = options.slo_tpot_ms * 1e-3;
+  metrics.vllm_names = options.metrics_compat == "vllm";
+  return metrics;
+}
+
+void SetModelLimits(const CoordinatorOptions& options, const ModelSetup& setup, Metrics& metrics) {
+  for (size_t i = 0; i < setup.targets.size(); ++i) {
+    const int64_t block_tokens = setup.targets[i].memory.block_size;
+    metrics.model(i).kv_block_tokens->Set(static_cast<double>(block_tokens));
+    metrics.model(i).sequences_max->Set(static_cast<double>(options.rows_max));
+  }
+}
+
 absl::Status Run(const CoordinatorOptions& options, int signal_fd) {
   TESSERA_ASSIGN_OR_RETURN(ModelSetup setup, OpenModels(options));
   std::vector<std::string> names;
   for (const ServedModel& model : setup.served) names.push_back(model.name);
 
   RealClock clock;
-  Metrics metrics(names);
+  Metrics metrics(names, ToMetricsOptions(options));
+  SetModelLimits(options, setup, metrics);
   TESSERA_ASSIGN_OR_RETURN(const std::unique_ptr<TenantSetup> tenants,
                            TenantSetup::Open(options, metrics));
-  StatusBoard board(names, options.tp, options.status_fd, metrics);
+  TESSERA_ASSIGN_OR_RETURN(const std::unique_ptr<api::AuditLog> audit,
+                           api::AuditLog::Open(options.audit_log));
+  const int ranks = options.comm == "solo" ? 1 : options.tp;
+  const uint64_t term = NewTerm(clock);
+  TESSERA_ASSIGN_OR_RETURN(const std::unique_ptr<UsageSetup> usage,
+                           UsageSetup::Open(options, absl::StrCat(absl::Hex(term)), names,
+                                            static_cast<uint32_t>(ranks), *audit, clock, metrics));
+  StatusBoard board(names, ranks, options.status_fd, metrics);
   GroupManagerOptions groups;
-  groups.term = NewTerm(clock);
+  groups.term = term;
   groups.heartbeat_interval = absl::Milliseconds(options.heartbeat_ms);
   groups.heartbeats_missed_max = options.heartbeats_missed_max;
   groups.models = setup.targets;
   AnnounceModels(setup, board);
-  Cluster cluster(groups, clock, [&board](const Notice& notice) { board.Tell(notice); });
+  Cluster cluster(groups, clock, [&board, &usage](const Notice& notice) {
+    usage->Tell(notice);
+    board.Tell(notice);
+  });
   Engine engine(ToSchedulerOptions(options, setup, groups.term), cluster, clock, metrics,
-                ToWaitingLimits(options));
-  ApiServer api(ToApiOptions(options, tenants->tenants(), clock), setup.served, engine, clock,
-                metrics);
+                ToWaitingLimits(options), Ledger(names, usage->Sinks()));
+  ApiServer api(ToApiOptions(options, tenants->tenants(), *usage, *audit, clock), setup.served,
+                engine, clock, metrics);
 
   engine.Start();
   tenants->Announce(engine);
@@ -233,8 +270,10 @@ absl::Status Run(const CoordinatorOptions& options, int signal_fd) {
   TESSERA_ASSIGN_OR_RETURN(
       const std::string workers,
       cluster.Start(options.listen, [&engine](Event event) { engine.Post(std::move(event)); }));
-  const nlohmann::json addresses = {
+  nlohmann::json addresses = {
       {"http", doors.http}, {"grpc", doors.grpc}, {"health", doors.health}, {"workers", workers}};
+  if (!usage->admin_address().empty()) addresses["admin"] = usage->admin_address();
+  if (!doors.console.empty()) addresses["console"] = doors.console;
   spdlog::info("HTTP {}, gRPC {}, health {}, workers {}", doors.http, doors.grpc, doors.health,
                workers);
   nlohmann::json line = addresses;
@@ -242,12 +281,13 @@ absl::Status Run(const CoordinatorOptions& options, int signal_fd) {
   board.WriteLine(line.dump());
 
   const absl::Status status =
-      Serve(options, signal_fd, names, board, api, addresses, *tenants, engine);
+      Serve(options, signal_fd, names, board, api, addresses, *tenants, *usage, engine);
   if (status.ok()) Drain(options, signal_fd, api, engine, clock);
   // First the engine: requests that are still open are told so while the doors can say it.
   engine.Stop();
   api.Stop();
   cluster.Stop(kWorkerExitLimit);
+  usage->Close();
   if (!options.ready_file.empty()) unlink(options.ready_file.c_str());
   return status;
 }
@@ -261,7 +301,11 @@ int main(int argc, char** argv) {
     return *exit_code;
   }
   spdlog::set_default_logger(spdlog::stderr_color_mt("coordinator"));
-  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %^%l%$ %n: %v");
+  if (options.log_format == "json") {
+    spdlog::set_formatter(std::make_unique<tessera::JsonLogFormatter>());
+  } else {
+    spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %^%l%$ %n: %v");
+  }
   spdlog::set_level(spdlog::level::from_str(options.log_level));
   const int signal_fd = tessera::BlockSignals();
   if (signal_fd < 0) {

@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/status.h"
+#include "coordinator/text/byte_tokenizer.h"
 #include "coordinator/text/chat_template.h"
 #include "coordinator/text/tokenizer.h"
 #include "models/checkpoint.h"
@@ -59,10 +60,21 @@ std::filesystem::path OtherTemplate(const CoordinatorOptions& options, const std
   return file;
 }
 
+// The model's own, or bytes as tokens where the weights are made up and there is none.
+absl::StatusOr<std::shared_ptr<const text::Tokenizer>> OpenTokenizer(
+    const ModelDirectory& named, const CoordinatorOptions& options) {
+  if (options.load_format != "dummy" ||
+      std::filesystem::exists(named.directory / "tokenizer.json")) {
+    return text::Tokenizer::Load(named.directory);
+  }
+  spdlog::warn("model {}: no tokenizer.json; a token is a byte", named.name);
+  return text::Tokenizer::Parse(text::ByteTokenizerJson(), "the byte tokenizer");
+}
+
 // Tokenizer, chat template, and the end tokens that only the tokenizer knows.
 absl::Status OpenText(const ModelDirectory& named, const CoordinatorOptions& options,
                       ServedModel& served) {
-  TESSERA_ASSIGN_OR_RETURN(served.tokenizer, text::Tokenizer::Load(named.directory));
+  TESSERA_ASSIGN_OR_RETURN(served.tokenizer, OpenTokenizer(named, options));
   const text::Tokenizer& tokenizer = *served.tokenizer;
   if (const int64_t beyond = tokenizer.id_end() - served.spec.vocab_size; beyond > 0) {
     const std::string what =
@@ -76,6 +88,12 @@ absl::Status OpenText(const ModelDirectory& named, const CoordinatorOptions& opt
                                OtherTemplate(options, named.name));
   if (chat_template.ok()) {
     served.chat_template = *std::move(chat_template);
+    if (!served.chat_template->has_default()) {
+      spdlog::warn(
+          "model {}: it has several chat templates and none is named 'default'; chats are "
+          "refused unless one fits, --chat-template names a file to take",
+          named.name);
+    }
   } else if (!absl::IsNotFound(chat_template.status())) {
     return chat_template.status();  // a model without a template is fine, a damaged one is not
   }
@@ -99,11 +117,27 @@ absl::Status OpenText(const ModelDirectory& named, const CoordinatorOptions& opt
   return absl::OkStatus();
 }
 
+// How the ranks load and compute; and a word about what makes answers worthless.
+void AskForMode(const CoordinatorOptions& options, const std::string& name, ModelTarget& target) {
+  target.deterministic = options.deterministic;
+  target.eager = options.eager;
+  if (options.load_format == "dummy") {
+    target.load_format = "dummy";
+    spdlog::warn("model {}: weights are made up (--load-format dummy), answers are noise", name);
+  }
+  target.solo = options.comm == "solo";
+  if (target.solo) {
+    spdlog::warn("model {}: rank 0 of {} runs alone (--comm solo), answers are not the model's",
+                 name, options.tp);
+  }
+}
+
 absl::Status OpenModel(const CoordinatorOptions& options, const ModelDirectory& named,
                        ModelSetup& setup) {
   const std::string directory = named.directory.string();
   TESSERA_ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint,
-                           Checkpoint::Open(directory));
+                           options.load_format == "dummy" ? Checkpoint::WithoutWeights(directory)
+                                                          : Checkpoint::Open(directory));
   ServedModel served;
   served.index = static_cast<uint32_t>(setup.served.size());
   served.name = named.name;
@@ -123,10 +157,12 @@ absl::Status OpenModel(const CoordinatorOptions& options, const ModelDirectory& 
   target.manifest_digest = checkpoint->digest();
   target.spec = served.spec;
   target.memory_max = options.memory_bytes;
+  AskForMode(options, named.name, target);
   MemoryRequest& memory = target.memory;
   memory.tp = options.tp;
   memory.dtype = ChooseDType(options.dtype, served.spec.checkpoint_dtype);
   memory.kv_dtype = memory.dtype;
+  memory.float8_weights = options.quantize == "fp8";
   memory.block_size = kBlockSize;
   memory.context_max = options.context_max;
   memory.tokens_max = options.tokens_max;
@@ -153,8 +189,9 @@ absl::Status OpenModel(const CoordinatorOptions& options, const ModelDirectory& 
   setup.scheduled.push_back(
       {.context_max = served.context_max,
        .kv_groups = served.spec.kv_groups,
+       .rope_switch = RopeSwitch(served.spec, served.context_max),
        .cache_salt = absl::StrCat(target.manifest_digest, "\n", DTypeName(memory.dtype), "\n",
-                                  DTypeName(memory.kv_dtype))});
+                                  DTypeName(memory.kv_dtype), "\n", options.quantize)});
   setup.targets.push_back(std::move(target));
   setup.served.push_back(std::move(served));
   return absl::OkStatus();

@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 
 #include "base/version.h"
+#include "coordinator/telemetry/metric_table.h"
 
 namespace tessera {
 namespace {
@@ -21,6 +22,10 @@ void AddDoors(CLI::App& app, CoordinatorOptions& options) {
                  "Port of grpc.health.v1 alone, 0 picks a free one")
       ->check(CLI::Range(0, 65535));
   app.add_flag("--reflection", options.reflection, "Serve gRPC reflection (for grpcurl)");
+  app.add_flag_function(
+      "--console,!--no-console", [&options](int64_t wanted) { options.console = wanted > 0; },
+      "Serve the console, a page in the browser, at / of the HTTP door, or not; without either, "
+      "where --host is an address of this machine alone");
 }
 
 void AddLimits(CLI::App& app, CoordinatorOptions& options) {
@@ -80,6 +85,57 @@ void AddTenants(CLI::App& app, CoordinatorOptions& options) {
       ->type_name("FILE");
 }
 
+void AddMetrics(CLI::App& app, CoordinatorOptions& options) {
+  app.add_option("--metrics-compat", options.metrics_compat,
+                 "Show metrics under the names of another server too: vllm")
+      ->check(CLI::IsMember({"vllm"}));
+  app.add_option("--slo-ttft-ms", options.slo_ttft_ms,
+                 "Time to the first token that a good request meets; 0: no target")
+      ->check(CLI::Range(0.0, 86400000.0));
+  app.add_option("--slo-tpot-ms", options.slo_tpot_ms,
+                 "Mean time between the tokens of a good request; 0: no target")
+      ->check(CLI::Range(0.0, 86400000.0));
+  app.add_flag_callback(
+         "--metrics-reference",
+         [] {
+           std::string text = MetricsReference();
+           text.pop_back();  // it is printed with a newline
+           throw CLI::CallForVersion(text, 0);
+         },
+         "Print what every metric is, as Markdown")
+      ->trigger_on_parse();
+}
+
+void AddUsage(CLI::App& app, CoordinatorOptions& options) {
+  app.add_option(
+         "--price-file", options.price_file,
+         "What device hours cost (YAML, see deploy/prices/example.yaml), read again when it "
+         "changes; without it GPU-seconds are counted and money is not")
+      ->type_name("FILE");
+  app.add_option(
+         "--api-prices", options.api_prices,
+         "What others ask for tokens (YAML, see deploy/prices/api-example.yaml), to compare "
+         "with; read again when it changes")
+      ->type_name("FILE");
+  app.add_option("--usage-dir", options.usage_dir,
+                 "Keep a line of JSON per finished request here (see coordinator/ledger/README.md)")
+      ->type_name("DIR");
+  CLI::Option* port =
+      app.add_option_function<int>(
+             "--admin-port",
+             [&options](int value) { options.admin_listen = "127.0.0.1:" + std::to_string(value); },
+             "Serve the admin API (usage, prices) on this port of 127.0.0.1, 0 picks a free one; "
+             "without it, and --admin-listen, there is none")
+          ->check(CLI::Range(0, 65535));
+  app.add_option("--admin-listen", options.admin_listen,
+                 "Serve the admin API on this address; off this machine only with a token")
+      ->type_name("HOST:PORT")
+      ->excludes(port);
+  app.add_option("--admin-token-file", options.admin_token_file,
+                 "At least 16 bytes that callers of the admin API must send as bearer token")
+      ->type_name("FILE");
+}
+
 void AddLife(CLI::App& app, CoordinatorOptions& options) {
   app.add_option("--heartbeat-ms", options.heartbeat_ms, "Heartbeat interval of the workers")
       ->check(CLI::Range(10, 60000));
@@ -101,6 +157,11 @@ void AddLife(CLI::App& app, CoordinatorOptions& options) {
                "with --control-fd only at the start");
   app.add_option("--log-level", options.log_level, "Least severe message to log")
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
+  app.add_option("--log-format", options.log_format, "Lines of text, or JSON objects")
+      ->check(CLI::IsMember({"text", "json"}));
+  app.add_option("--audit-log", options.audit_log,
+                 "Where a line about every call goes: a file, \"log\" (the log, at level info) or "
+                 "\"off\"");
 }
 
 }  // namespace
@@ -124,10 +185,29 @@ std::optional<int> ParseCoordinatorOptions(int argc, char** argv, CoordinatorOpt
       ->type_name("[NAME=]FILE");
   app.add_option("--tp", options.tp, "Tensor-parallel ranks per model")
       ->check(CLI::IsMember({1, 2, 4, 8}));
+  app.add_option("--load-format", options.load_format,
+                 "auto reads the checkpoint; dummy makes weights up from a seed, for measurements: "
+                 "config.json is all that is needed")
+      ->check(CLI::IsMember({"auto", "dummy"}));
+  app.add_option("--comm", options.comm,
+                 "auto connects the ranks of a model; solo runs one rank of --tp alone, with its "
+                 "own part of every collective, to measure a shard: answers are not the model's")
+      ->check(CLI::IsMember({"auto", "solo"}));
+  app.add_option("--quantize", options.quantize,
+                 "none keeps weights in --dtype; fp8 keeps the matrices of the layers as float8 "
+                 "(E4M3), with a scale for every row, made while loading")
+      ->check(CLI::IsMember({"none", "fp8"}));
+  app.add_flag("--deterministic", options.deterministic,
+               "On GPUs: the same bits whatever else is in a step, and for every --tp, at a cost; "
+               "CPUs always compute so");
+  app.add_flag("--eager", options.eager,
+               "On GPUs: launch every kernel of a decode step by itself instead of recorded steps");
   AddDoors(app, options);
   AddLimits(app, options);
   AddScheduling(app, options);
   AddTenants(app, options);
+  AddMetrics(app, options);
+  AddUsage(app, options);
   AddLife(app, options);
   try {
     app.parse(argc, argv);
@@ -135,6 +215,10 @@ std::optional<int> ParseCoordinatorOptions(int argc, char** argv, CoordinatorOpt
       throw CLI::ValidationError("--rows-max",
                                  "must not be more than --tokens-max: every row of a "
                                  "step has at least one token");
+    }
+    if (options.comm == "solo" && options.tp == 1) {
+      throw CLI::ValidationError("--comm solo",
+                                 "is one rank of several alone; give --tp 2, 4 or 8 too");
     }
   } catch (const CLI::ParseError& error) {
     return app.exit(error);

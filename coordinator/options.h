@@ -14,12 +14,18 @@ struct CoordinatorOptions {
   std::vector<std::string> models;          // [name=]directory or [name=]org/name[@revision]
   std::vector<std::string> chat_templates;  // [name=]file
   int tp = 1;
+  std::string load_format = "auto";
+  std::string comm = "auto";
+  std::string quantize = "none";
+  bool deterministic = false;
+  bool eager = false;
   std::string listen = "127.0.0.1:50050";  // workers dial this
   std::string host = "127.0.0.1";          // of the public doors
   int http_port = 8000;
   int grpc_port = 50051;
   int health_port = 50052;
   bool reflection = false;
+  std::optional<bool> console;  // unset: where --host is this machine alone
   std::string dtype = "auto";
   uint64_t kv_memory_bytes = 0;  // 0: see DefaultKvBytes in model_setup.cc
   uint64_t memory_bytes = 0;     // 0: what is free
@@ -36,6 +42,14 @@ struct CoordinatorOptions {
   double priority_ageing_seconds = 10;
   std::string api_keys;           // file; empty: everybody may call
   std::string cache_secret_file;  // empty: a new secret at every start
+  std::string metrics_compat;     // "vllm": its names too
+  double slo_ttft_ms = 2000;      // 0: no target
+  double slo_tpot_ms = 100;
+  std::string price_file;        // empty: no money is counted
+  std::string api_prices;        // file; empty: nothing to compare with
+  std::string usage_dir;         // empty: no usage log
+  std::string admin_listen;      // host:port; empty: no admin API
+  std::string admin_token_file;  // empty: none is asked for
   int heartbeat_ms = 250;
   int heartbeats_missed_max = 4;
   double drain_seconds = 30;
@@ -44,6 +58,8 @@ struct CoordinatorOptions {
   int control_fd = -1;
   bool exit_on_load_failure = false;
   std::string log_level = "info";
+  std::string log_format = "text";
+  std::string audit_log = "log";
 };
 
 // Nothing when the program should go on; otherwise the exit code (help and version were printed, or

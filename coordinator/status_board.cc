@@ -57,6 +57,7 @@ void StatusBoard::Tell(const Notice& notice) {
       metrics_.SetRankUp(notice.group, static_cast<uint32_t>(rank), up);
     }
   }
+  if (up) metrics_.SetGroupLoadTime(notice.group, notice.group, notice.seconds);
   WriteLine(ToJsonLine(notice, model_names_.at(notice.group)));
   {
     absl::MutexLock lock(&mutex_);
