@@ -16,6 +16,8 @@ struct CudaIdentity {
   std::string name;
   std::string bus_id;    // "0000:1b:00.0"
   std::string numerics;  // the CUDA backend's part of the numerics class
+  uint64_t memory_bytes = 0;
+  uint64_t memory_free_bytes = 0;  // when it was asked, before anything of ours lies there
 };
 
 // Of GPU `device`, or why it cannot be used: no driver, driver too old, no such GPU, architecture.

@@ -101,6 +101,10 @@ absl::StatusOr<std::unique_ptr<Device>> Device::OpenGpu(int index, int threads) 
   KeepBeside(gpu.bus_id);
   TESSERA_ASSIGN_OR_RETURN(std::unique_ptr<Ops> ops, NewCudaOps(index));
   std::unique_ptr<Device> device(new Device("cuda", gpu.numerics, std::move(ops), threads));
+  device->gpu_ = Gpu{.name = gpu.name,
+                     .bus_id = gpu.bus_id,
+                     .memory_bytes = gpu.memory_bytes,
+                     .memory_free_bytes = gpu.memory_free_bytes};
   // Without sensors a rank computes as well.
   absl::StatusOr<std::unique_ptr<DeviceSensors>> sensors = DeviceSensors::Open(gpu.bus_id);
   if (sensors.ok()) device->sensors_ = *std::move(sensors);

@@ -6,7 +6,9 @@
 #ifndef TESSERA_WORKER_DEVICE_H_
 #define TESSERA_WORKER_DEVICE_H_
 
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,6 +33,14 @@ class Device {
   const std::string& kind() const { return kind_; }          // "cpu" or "cuda"
   const std::string& numerics() const { return numerics_; }  // its part of the numerics class
   int num_threads() const { return num_threads_; }
+  // Of a GPU; nothing where the host's own memory is the device's.
+  struct Gpu {
+    std::string name;
+    std::string bus_id;
+    uint64_t memory_bytes = 0;
+    uint64_t memory_free_bytes = 0;  // when it was opened: what lies there since then is ours
+  };
+  const std::optional<Gpu>& gpu() const { return gpu_; }
   Ops& ops() { return *ops_; }
   ThreadPool* threads() { return threads_.get(); }     // null with one thread
   DeviceSensors* sensors() { return sensors_.get(); }  // null without a GPU or without NVML
@@ -39,6 +49,7 @@ class Device {
   Device(std::string kind, std::string numerics, std::unique_ptr<Ops> ops, int threads);
   static absl::StatusOr<std::unique_ptr<Device>> OpenGpu(int index, int threads);
 
+  std::optional<Gpu> gpu_;
   const std::string kind_;
   const std::string numerics_;
   const int num_threads_;

@@ -72,8 +72,15 @@ cluster::v1::Hello Service::MakeHello() const {
   cluster::v1::Hardware* hardware = hello.mutable_hardware();
   hardware->set_device(device_.kind());
   hardware->set_host_id(facts.host_id);
-  hardware->set_device_name(facts.cpu.name);
   hardware->set_cores(device_.num_threads());
+  if (device_.gpu().has_value()) {
+    hardware->set_device_id(device_.gpu()->bus_id);
+    hardware->set_device_name(device_.gpu()->name);
+    hardware->set_memory_bytes(device_.gpu()->memory_bytes);
+    hardware->set_memory_free_bytes(device_.gpu()->memory_free_bytes);
+    return hello;
+  }
+  hardware->set_device_name(facts.cpu.name);
   hardware->set_memory_bytes(facts.memory.Usable());
   // What this process holds already (kept weights) can be given back to the next assignment.
   hardware->set_memory_free_bytes(

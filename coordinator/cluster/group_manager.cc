@@ -318,17 +318,17 @@ std::vector<uint64_t> GroupManager::PickWorkers(uint32_t group, size_t count,
   return by_rank;
 }
 
-// The budget is the least that any rank has: free memory of its host, shared with the other joined
-// workers of that host, under the configured maximum.
+// The budget is the least that any rank has of its device, under the configured maximum.
 absl::StatusOr<MemoryPlan> GroupManager::PlanGroup(const ModelTarget& model,
                                                    const std::vector<uint64_t>& chosen,
                                                    MemoryRequest& request) const {
-  std::map<std::string, uint64_t> workers_on_host;
-  for (const auto& [id, worker] : workers_) ++workers_on_host[worker.hello.hardware().host_id()];
+  const auto device = [](const pb::Hardware& h) { return std::pair(h.host_id(), h.device_id()); };
+  std::map<std::pair<std::string, std::string>, uint64_t> sharers;
+  for (const auto& [id, worker] : workers_) ++sharers[device(worker.hello.hardware())];
   uint64_t budget = model.memory_max > 0 ? model.memory_max : UINT64_MAX;
   for (uint64_t id : chosen) {
     const pb::Hardware& hardware = workers_.at(id).hello.hardware();
-    budget = std::min(budget, hardware.memory_free_bytes() / workers_on_host[hardware.host_id()]);
+    budget = std::min(budget, hardware.memory_free_bytes() / sharers[device(hardware)]);
   }
   request = model.memory;
   request.budget_bytes = budget;

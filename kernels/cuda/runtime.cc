@@ -118,7 +118,15 @@ namespace tessera {
 
 absl::StatusOr<CudaIdentity> DescribeCudaDevice(int device) {
   TESSERA_ASSIGN_OR_RETURN(const cuda::GpuFacts facts, cuda::OpenGpu(device));
-  return CudaIdentity{facts.name, facts.bus_id, cuda::NumericsName(facts)};
+  size_t free = 0;
+  size_t total = 0;
+  TESSERA_RETURN_IF_ERROR(
+      cuda::StatusOf(cudaMemGetInfo(&free, &total), "read how much GPU memory is free"));
+  return CudaIdentity{.name = facts.name,
+                      .bus_id = facts.bus_id,
+                      .numerics = cuda::NumericsName(facts),
+                      .memory_bytes = total,
+                      .memory_free_bytes = free};
 }
 
 }  // namespace tessera

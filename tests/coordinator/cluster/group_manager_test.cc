@@ -260,6 +260,25 @@ TEST_F(GroupManagerTest, TooLittleMemorySaysWhatWouldFit) {
   EXPECT_TRUE(TakeAssigns().empty());
 }
 
+TEST_F(GroupManagerTest, MemoryIsSharedByTheRanksOfADeviceAndNoOthers) {
+  // With all of one device's memory the cache is full-sized; with half of it there are fewer
+  // blocks.
+  const auto blocks_with = [&](const std::vector<std::string>& devices) {
+    ModelTarget model = SmallModel("m", static_cast<int>(devices.size()));
+    model.memory.kv_bytes_max = uint64_t{1} << 40;
+    Make({std::move(model)});
+    for (size_t i = 0; i < devices.size(); ++i) {
+      pb::Hello hello = HelloFrom(absl::StrCat("w", i), "host-a", uint64_t{1} << 30);
+      hello.mutable_hardware()->set_device_id(devices[i]);
+      EXPECT_TRUE(manager_->Join(hello, clock_.Now(), actions_).ok());
+    }
+    return TakeAssigns().at(0).second.num_blocks(0);
+  };
+  const uint32_t apart = blocks_with({"0000:1b:00.0", "0000:1c:00.0"});
+  const uint32_t together = blocks_with({"0000:1b:00.0", "0000:1b:00.0"});
+  EXPECT_GT(apart, together + together / 2);
+}
+
 TEST_F(GroupManagerTest, ALoadFailureIsToldWithTheWorkersNameAndNotRetriedWithIt) {
   Make({SmallModel("m", 1)});
   const uint64_t worker = Join("w0");
