@@ -23,6 +23,9 @@ cmake --build --preset asan >/dev/null &&
 printf '\n== the release tree packed, unpacked elsewhere and run there\n'
 ctest --test-dir build/release --label-regex bundle --output-on-failure || failed=1
 
+printf '\n== the chart installed into a real API server, which takes half an hour to build once\n'
+/usr/bin/python3 -B tests/helm/cluster_test.py || failed=1
+
 printf '\n== the demo on a bare machine\n'
 if [ "$(id -u)" = 0 ] && command -v debootstrap >/dev/null; then
   tests/bare_machine.sh || failed=1
