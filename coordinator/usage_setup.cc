@@ -16,6 +16,13 @@ absl::StatusOr<std::unique_ptr<UsageSetup>> UsageSetup::Open(const CoordinatorOp
                                                              uint32_t ranks, api::AuditLog& audit,
                                                              const Clock& clock, Metrics& metrics) {
   std::unique_ptr<UsageSetup> setup(new UsageSetup(models, clock, metrics));
+  // Whoever looks at how they grow must see them before they do.
+  for (uint32_t model = 0; model < models.size(); ++model) {
+    for (const GpuKind kind : {GpuKind::kRecovery, GpuKind::kLoad, GpuKind::kIdleBubble,
+                               GpuKind::kIdleHost, GpuKind::kIdleNone}) {
+      metrics.AddGpuSeconds(model, "", GpuKindName(kind), 0);
+    }
+  }
   TESSERA_ASSIGN_OR_RETURN(setup->pricing_, Pricing::Open(options.price_file, options.api_prices));
   if (!options.usage_dir.empty()) {
     UsageLogOptions log;

@@ -2,6 +2,7 @@
 
 #include "coordinator/api/json_request.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <utility>
@@ -37,8 +38,10 @@ class BoundedBuilder {
   }
 
   bool parse_error(size_t position, const std::string&, const Json::exception& error) {
-    // The library's sentence, without its own error number in front.
-    const std::string what = error.what();
+    // The library's sentence, without its own error number in front, and without the text that it
+    // read last: that may be a prompt.
+    std::string what = error.what();
+    what.resize(std::min(what.find("; last read"), what.size()));
     const size_t bracket = what.find("] ");
     const size_t begin = bracket == std::string::npos ? 0 : bracket + 2;
     return Fail(absl::StrCat("byte ", position, ": ", what.substr(begin, 200)));

@@ -57,6 +57,7 @@ void UsageSums::Add(const UsageEntry& entry) {
   requests += entry.requests;
   if (!entry.cost.priced) unpriced_requests += entry.requests;
   prompt_tokens += entry.prompt_tokens;
+  if (entry.work.total() > 0) served_prompt_tokens += entry.prompt_tokens;
   cached_tokens += entry.cached_tokens;
   output_tokens += entry.output_tokens;
   work += entry.work;
@@ -68,6 +69,7 @@ void UsageSums::Add(const UsageSums& other) {
   requests += other.requests;
   unpriced_requests += other.unpriced_requests;
   prompt_tokens += other.prompt_tokens;
+  served_prompt_tokens += other.served_prompt_tokens;
   cached_tokens += other.cached_tokens;
   output_tokens += other.output_tokens;
   work += other.work;

@@ -24,7 +24,8 @@ struct UsageSums {
   uint64_t requests = 0;
   uint64_t unpriced_requests = 0;  // their cost is not known, and not in the sums of money
   uint64_t prompt_tokens = 0;
-  uint64_t cached_tokens = 0;  // of the prompts
+  uint64_t served_prompt_tokens = 0;  // of these: of requests that ran at all
+  uint64_t cached_tokens = 0;         // of the prompts
   uint64_t output_tokens = 0;
   Work work;  // GPU-seconds
   double energy_joules = 0;
@@ -33,8 +34,9 @@ struct UsageSums {
   void Add(const UsageEntry& entry);
   void Add(const UsageSums& other);
 
-  uint64_t tokens() const { return prompt_tokens + output_tokens; }
-  uint64_t computed_prompt_tokens() const { return prompt_tokens - cached_tokens; }
+  // What somebody got something for: a prompt that died in the queue is no token of anything.
+  uint64_t tokens() const { return served_prompt_tokens + output_tokens; }
+  uint64_t computed_prompt_tokens() const { return served_prompt_tokens - cached_tokens; }
 };
 
 enum class UsageField { kTenant, kModel, kAdapter, kDevice, kDay };

@@ -153,7 +153,7 @@ constexpr MetricRow kTable[] = {
      "What one device of the model costs per hour now, by the price book; one currency at a time.",
      B::kNone, kExperimental},
     {&L::gpu_energy, kLedger, "tessera_gpu_energy_joules_total", kRank, "joules",
-     "Used by the rank's device; where it can be measured.", B::kNone, kExperimental},
+     "Used by the rank's device. No rank reports it yet.", B::kNone, kExperimental},
 
     {&R::up, kGroups, "tessera_rank_up", kRank, "0 or 1", "Connected and ready."},
     {&R::steps, kGroups, "tessera_rank_steps_total", kRank, "steps",

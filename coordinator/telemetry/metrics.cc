@@ -224,7 +224,7 @@ void Metrics::AddGpuSeconds(size_t model, std::string_view tenant, std::string_v
   TESSERA_CHECK(std::find(std::begin(kGpuSecondsKinds), std::end(kGpuSecondsKinds), kind) !=
                 std::end(kGpuSecondsKinds))
       << "GPU-seconds of kind " << std::string(kind);
-  if (!(seconds > 0)) return;
+  if (!(seconds >= 0)) return;  // 0: from now on it is there
   families_->labelled.gpu_seconds.At({families_->ModelName(model), tenant, kind})
       .Increment(seconds);
 }

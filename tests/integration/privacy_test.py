@@ -14,7 +14,7 @@ import grpc
 import harness
 from harness import Apart, wait_until
 
-CANARY = "Zugvogel quokka 7391 lantern"
+CANARY = "Zugvogel quokka brymzel lantern"  # nothing that an id or a time could contain by chance
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
 
@@ -124,8 +124,10 @@ class PrivacyTest(unittest.TestCase):
             status, _, text = self.ask(path, body, f"refused-{number}")
             self.assertEqual(status, 400, text)
             self.assertEqual(self.audited(f"refused-{number}")["status"], "400")
-        status, _, text = self.ask("/v1/completions", '{"prompt": "' + CANARY + '", ', "refused-json")
-        self.assertEqual(status, 400, text)
+        for number, end in enumerate(('", ', '" x', '\n"}', '\\q"}', '\x01"}')):
+            status, _, text = self.ask("/v1/completions", '{"prompt": "' + CANARY + end, f"refused-json-{number}")
+            self.assertEqual(status, 400, text)
+            self.assertIn("byte", text)
         for trace in ("", "00-00-00-00", TRACEPARENT[:-1], TRACEPARENT.upper()):
             _, headers, _ = self.ask("/v1/completions", {"prompt": CANARY, "max_tokens": 1}, f"trace-{len(trace)}",
                                      traceparent=trace)

@@ -236,8 +236,9 @@ class UsageTest(unittest.TestCase):
         self.assertEqual(len(self.records()), 5)
 
     def test_the_log_goes_on_after_a_crash(self):
-        with Server(*self.flags(), program=("tessera-coordinator",), wait=False) as server:
-            wait_until(lambda: self.usage.exists(), 20, "the usage directory")
+        with Server(*self.flags(), "--listen", "127.0.0.1:0", program=("tessera-coordinator",),
+                    wait=False) as server:
+            wait_until(lambda: "workers 127.0.0.1:" in server.output(), 20, "the log line")
             second = Process("tessera-coordinator", "--model", harness.DEMO_MODEL, "--http-port", "0",
                              "--grpc-port", "0", "--health-port", "0", "--listen", "127.0.0.1:0",
                              "--usage-dir", self.usage)
@@ -255,7 +256,7 @@ class UsageTest(unittest.TestCase):
         whole = file.read_text()
         file.write_text(whole + whole[:100])
         with Server(*self.flags()) as server:
-            self.assertIn("no whole line", server.output() if server.output() else "no whole line")
+            wait_until(lambda: "no whole line" in server.output(), 10, "word of the torn line")
             self.ask(server)
             records = self.wait_for_records(2)
             self.assertEqual(len({record["entry"] for record in records}), 2)

@@ -29,7 +29,8 @@ models:
 UsageSums Ours() {
   UsageSums ours;
   ours.requests = 10;
-  ours.prompt_tokens = 1'000'000;
+  ours.prompt_tokens = 1'500'000;  // a third of them died in the queue
+  ours.served_prompt_tokens = 1'000'000;
   ours.cached_tokens = 500'000;
   ours.output_tokens = 1'000'000;
   ours.work[WorkKind::kPrefill] = 200;
@@ -54,6 +55,19 @@ TEST(ApiPricesTest, OurRatesArePerMillionOfTheTokensTheyAreFor) {
   const TokenRates none = RatesOf(UsageSums());
   EXPECT_EQ(none.input, 0);
   EXPECT_EQ(none.blended, 0);
+}
+
+TEST(ApiPricesTest, APromptThatNeverRanIsInNoRate) {
+  UsageEntry entry;
+  entry.prompt_tokens = 100;
+  UsageSums sums;
+  sums.Add(entry);
+  EXPECT_EQ(sums.prompt_tokens, 100u);
+  EXPECT_EQ(sums.computed_prompt_tokens(), 0u);
+  EXPECT_EQ(sums.tokens(), 0u);
+  entry.work[WorkKind::kPrefill] = 1;
+  sums.Add(entry);
+  EXPECT_EQ(sums.computed_prompt_tokens(), 100u);
 }
 
 TEST(ApiPricesTest, BreakEvenIsWhereBothCostTheSame) {
