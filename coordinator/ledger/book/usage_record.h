@@ -25,8 +25,7 @@ struct UsageRecord {
   uint32_t cached_tokens = 0;  // of the prompt
   uint32_t output_tokens = 0;  // of all choices
   Work work;                   // GPU-seconds
-  double energy_joules = 0;    // the devices' share of it; measured where they can, else rated
-  double cost = 0;             // in the price book's currency
+  double energy_joules = 0;    // the devices' share of it, at their rated power
 };
 
 }  // namespace tessera
